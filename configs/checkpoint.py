@@ -1,0 +1,100 @@
+"""Look at a checkpoint directory without importing torch: is it one, what shape has it, do two match."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+from configs.errors import ConfigError
+from configs.model import ModelConfig, ShapeConfig
+
+SHAPE_KEYS = {
+    "hidden_size": "hidden_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "num_kv_heads": "num_key_value_heads",
+    "intermediate_size": "intermediate_size",
+    "vocab_size": "vocab_size",
+}
+HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+def is_hub_name(location: str) -> bool:
+    """Whether `location` reads `organisation/name` and names no path on this machine."""
+    return bool(HUB_NAME.fullmatch(location)) and not Path(location).exists()
+
+
+def read_config(field: str, location: str) -> dict[str, Any]:
+    """The `config.json` of a checkpoint directory.
+
+    Raises:
+        ConfigError: the directory is missing or is no Hugging Face checkpoint with safetensors weights.
+    """
+    directory = Path(location)
+    fix = "Give a Hugging Face checkpoint directory, or a hub name `organisation/name`."
+    if not directory.exists():
+        raise ConfigError(field, "must be an existing directory or a hub name", location, fix)
+    if not directory.is_dir():
+        raise ConfigError(field, "must be a directory", location, fix)
+    try:
+        config = json.loads((directory / "config.json").read_text())
+    except FileNotFoundError:
+        raise ConfigError(field, "must hold a config.json", location, fix) from None
+    except (OSError, json.JSONDecodeError):
+        raise ConfigError(field, "must hold a readable config.json", location, "Write the checkpoint again.") from None
+    if not isinstance(config, dict) or "architectures" not in config:
+        raise ConfigError(field, "must hold a config.json that names architectures", location, fix)
+    if not any(directory.glob("*.safetensors")):
+        raise ConfigError(
+            field, "must hold weights as *.safetensors", location, "Save it again with safetensors (pickle is not read)."
+        )
+    return config
+
+
+def shape_of(config: dict[str, Any]) -> ShapeConfig:
+    """Shape of the model from its `config.json`."""
+    sizes = {ours: int(config.get(theirs, 0)) for ours, theirs in SHAPE_KEYS.items()}
+    sizes["num_kv_heads"] = sizes["num_kv_heads"] or sizes["num_heads"]
+    return ShapeConfig(**sizes, tied_embeddings=bool(config.get("tie_word_embeddings", False)))
+
+
+def check_pair(base: dict[str, Any], sft: dict[str, Any]) -> None:
+    """Raise `ConfigError` unless base and SFT checkpoint are of one architecture and shape (vocabularies may differ)."""
+    keys = ["architectures", *(k for k in SHAPE_KEYS.values() if k != "vocab_size")]
+    for key in keys:
+        if base.get(key) != sft.get(key):
+            raise ConfigError(
+                "model.sft",
+                f"must match model.base in {key} ({base.get(key)!r})",
+                sft.get(key),
+                "Give the base checkpoint that this SFT checkpoint was trained from.",
+            )
+
+
+def check_model(model: ModelConfig) -> ShapeConfig:
+    """Check both checkpoints of a run as far as they lie on this machine.
+
+    Returns:
+        The model's shape, from the checkpoints or else from `model.shape`.
+
+    Raises:
+        ConfigError: a directory that is no checkpoint, two that do not match, or hub names without `model.shape`.
+    """
+    local = {}
+    for name, location in (("base", model.base), ("sft", model.sft)):
+        if not is_hub_name(location):
+            local[name] = read_config(f"model.{name}", location)
+    if len(local) == 2:
+        check_pair(local["base"], local["sft"])
+    if local:
+        return shape_of(next(iter(local.values())))
+    if model.shape is None:
+        raise ConfigError(
+            "model.shape",
+            "must be given where both checkpoints are hub names",
+            None,
+            "Copy the sizes from the model's config.json, so that `plan` can count without downloading.",
+        )
+    return model.shape

@@ -1,0 +1,63 @@
+"""Environment: the task RL trains on, and the task sets it is evaluated on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from configs import bounds
+from configs.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentConfig:
+    """A gymnasium environment and its keyword arguments."""
+
+    id: str = "???"
+    """A registered gymnasium id (`rejuvenate/Arithmetic-v0`) or `package.module:Class` of a user's own."""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the environment; the training split unless they say otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationSetConfig:
+    """One held-out set of tasks."""
+
+    name: str = "???"
+    """Name in metrics and tables, for example `heldout` or `ood`."""
+    kind: str = "id"
+    """`id` (same distribution as training) or `ood`."""
+    tasks: int = 100
+    """Number of tasks, the first of the environment's split."""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments laid over `environment.kwargs` (the split, another difficulty)."""
+
+    def __post_init__(self) -> None:
+        bounds.one_of("evaluation.sets.", "kind", self.kind, ("id", "ood"))
+        bounds.at_least("evaluation.sets.", "tasks", self.tasks, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationConfig:
+    """Evaluation before, during and after training."""
+
+    every_steps: int = 0
+    """Evaluate after every so many training steps; 0 evaluates only before and after."""
+    samples: int = 8
+    """Completions per task for pass@k, at `temperature`; greedy decoding is measured beside it."""
+    k: int = 8
+    """The k of pass@k (unbiased estimator, arXiv 2107.03374)."""
+    temperature: float = 1.0
+    """Sampling temperature of the pass@k completions."""
+    sets: list[EvaluationSetConfig] = field(default_factory=list)
+    """The task sets."""
+
+    def __post_init__(self) -> None:
+        section = "evaluation."
+        bounds.at_least(section, "every_steps", self.every_steps, 0)
+        bounds.at_least(section, "samples", self.samples, 1)
+        bounds.above(section, "temperature", self.temperature, 0)
+        bounds.within(section, "k", self.k, 1, self.samples)
+        names = [s.name for s in self.sets]
+        if len(set(names)) != len(names):
+            raise ConfigError(section + "sets", "must have distinct names", names, "Rename one of them.")

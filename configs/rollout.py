@@ -1,0 +1,60 @@
+"""Rollout: the vLLM engines and how episodes run on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from configs import bounds
+
+
+@dataclass(frozen=True, slots=True)
+class RolloutConfig:
+    """Rollout workers, one vLLM engine each."""
+
+    workers: int = 1
+    """Number of rollout workers; each has one engine and runs whole episodes."""
+    device: str = "cpu"
+    """`cpu` (engine in the worker's process) or `cuda` (vLLM's own processes)."""
+    tensor_parallel: int = 1
+    """GPUs per engine (cuda only)."""
+    cpus: float = 1.0
+    """CPU cores each rollout worker asks Ray for."""
+    threads: int = 1
+    """Threads of the engine's CPU kernels."""
+    dtype: str = "float32"
+    """Dtype of the engine's weights: float32, bfloat16 or float16."""
+    max_model_len: int = 512
+    """Longest episode in tokens: prompt, completions and what the environment adds."""
+    max_num_seqs: int = 256
+    """Sequences that the engine decodes at once."""
+    max_tokens: int = 128
+    """Longest single assistant turn in sampled tokens."""
+    temperature: float = 1.0
+    """Sampling temperature; the rollout log-probabilities are those of the tempered distribution."""
+    kv_cache_bytes: int = 268_435_456
+    """Size of the key/value cache on CPU in bytes (on cuda `gpu_memory_utilization` decides)."""
+    gpu_memory_utilization: float = 0.85
+    """Share of each GPU's memory for the engine (cuda only)."""
+    enforce_eager: bool = True
+    """Skip graph capture and compilation: starts faster, decodes slower on GPUs."""
+    env_threads: int = 8
+    """Threads in which environments step, per worker."""
+    step_timeout_s: float = 60.0
+    """Longest an environment's `reset` or `step` may take; past it the episode ends as `timed_out`."""
+    timeout_s: float = 600.0
+    """Longest one batch of episodes, or one weight update, may take."""
+    start_timeout_s: float = 600.0
+    """Longest an engine may take to start."""
+
+    def __post_init__(self) -> None:
+        section = "rollout."
+        bounds.one_of(section, "device", self.device, ("cpu", "cuda"))
+        bounds.one_of(section, "dtype", self.dtype, ("float32", "bfloat16", "float16"))
+        for name in ("workers", "tensor_parallel", "threads", "max_num_seqs", "max_tokens", "env_threads"):
+            bounds.at_least(section, name, getattr(self, name), 1)
+        bounds.at_least(section, "max_model_len", self.max_model_len, 2)
+        bounds.at_least(section, "kv_cache_bytes", self.kv_cache_bytes, 1 << 20)
+        bounds.at_least(section, "temperature", self.temperature, 0.0)
+        for name in ("cpus", "step_timeout_s", "timeout_s", "start_timeout_s"):
+            bounds.above(section, name, getattr(self, name), 0)
+        bounds.within(section, "gpu_memory_utilization", self.gpu_memory_utilization, 0.05, 0.98)

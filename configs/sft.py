@@ -1,0 +1,27 @@
+"""Supervised fine-tuning with the learner's SFT loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from configs import bounds
+
+
+@dataclass(frozen=True, slots=True)
+class SftConfig:
+    """`rejuvenate sft`: fine-tune `model.base` on demonstrations."""
+
+    data: str | None = None
+    """JSONL of `{"messages": [...]}`; null takes the environment's own demonstrations."""
+    examples: int = 128
+    """Demonstrations drawn from the environment where `data` is null."""
+    steps: int = 100
+    """Optimizer steps."""
+    batch_size: int = 64
+    """Examples per optimizer step, drawn by shuffled passes over the data."""
+    save_steps: list[int] | None = None
+    """Optimizer steps after which a checkpoint of the ladder is exported, besides the last."""
+
+    def __post_init__(self) -> None:
+        for name in ("examples", "steps", "batch_size"):
+            bounds.at_least("sft.", name, getattr(self, name), 1)
