@@ -6,12 +6,13 @@ import string
 from pathlib import Path
 
 import torch
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+from transformers import GenerationConfig, Qwen2Config, Qwen2ForCausalLM, Qwen2Tokenizer
 
-PAD, EOS = "<pad>", "<eos>"
+PAD, EOS = "<|endoftext|>", "<eos>"
 ROLES = ("<sys>", "<user>", "<asst>", "<tool>")
-CHARACTERS = string.digits + string.ascii_lowercase + string.ascii_uppercase + string.punctuation + " \n"
+CHARACTERS = (
+    string.digits + string.ascii_lowercase + string.ascii_uppercase + string.punctuation + "ĠĊ"
+)  # ĠĊ: space and newline, byte-level
 
 # One role token, the text, one end-of-turn token: what an engine samples for an assistant turn is its text and EOS.
 CHAT_TEMPLATE = (
@@ -24,15 +25,17 @@ CHAT_TEMPLATE = (
 )
 
 
-def make_tokenizer(chat_template: str = CHAT_TEMPLATE, specials: tuple[str, ...] = ()) -> PreTrainedTokenizerFast:
-    """Return a tokenizer of single characters, with role tokens, `EOS` as end of turn, and a chat template."""
+def make_tokenizer(chat_template: str = CHAT_TEMPLATE, specials: tuple[str, ...] = ()) -> Qwen2Tokenizer:
+    """Return a tokenizer of single characters, with role tokens, `EOS` as end of turn, and a chat template.
+
+    It is a Qwen2Tokenizer without merges, because AutoTokenizer rebuilds every tokenizer beside a qwen2 config as one.
+    """
     names = [PAD, EOS, *ROLES, *specials]
     vocab = {token: index for index, token in enumerate([*names, *CHARACTERS])}
-    core = Tokenizer(models.WordLevel(vocab, unk_token=PAD))
-    core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
-    core.decoder = decoders.Fuse()
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=core,
+    tokenizer = Qwen2Tokenizer(
+        vocab=vocab,
+        merges=[],
+        unk_token=PAD,
         pad_token=PAD,
         eos_token=EOS,
         additional_special_tokens=[*ROLES, *specials],
