@@ -30,7 +30,7 @@ class RejuvenationConfig:
     target_tokens: int = 8
     """Response tokens scored per pair: those with the largest entropy gap between SFT checkpoint and base."""
     ranking: str = "global"
-    """Neurons that compete for rho: of the whole model, of each layer, or of each module (one linear map of one layer)."""
+    """Neurons that compete for rho: of the whole model, of each layer, or of each module of each layer."""
     union_cap: float | None = None
     """Largest share of all neurons reset; above it those chosen by the most target tokens stay. null: no cap."""
     score_sign: str = "positive"
