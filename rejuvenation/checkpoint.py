@@ -1,0 +1,174 @@
+"""Reading a Hugging Face checkpoint directory lazily: one safetensors file, or many shards with an index."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import xxhash
+from safetensors import safe_open
+
+from configs.errors import ConfigError
+
+SINGLE_FILE = "model.safetensors"
+INDEX_FILE = "model.safetensors.index.json"
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "F8_E4M3": torch.float8_e4m3fn,
+    "F8_E5M2": torch.float8_e5m2,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class TensorEntry:
+    """Where one tensor lies, without its values."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+    file: str
+    """Name of the shard that holds it."""
+    offset: int
+    """First byte after the shard's header."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One safetensors file: its header, byte for byte, and its tensors in the order of their bytes."""
+
+    file: str
+    header: bytes
+    entries: tuple[TensorEntry, ...]
+
+
+def read_shard(path: Path) -> Shard:
+    """Read the header of one safetensors file.
+
+    Raises:
+        ValueError: the file is no safetensors file, or holds a dtype that torch lacks.
+    """
+    with path.open("rb") as file:
+        length = file.read(8)
+        size = int.from_bytes(length, "little")
+        if len(length) < 8 or size > path.stat().st_size - 8:
+            raise ValueError(f"{path} is no complete safetensors file: its header is cut off. Copy or save it again.")
+        header = length + file.read(size)
+    entries = []
+    for name, entry in json.loads(header[8:]).items():
+        if name == "__metadata__":
+            continue
+        if entry["dtype"] not in DTYPES:
+            raise ValueError(f"{path}: tensor {name} has dtype {entry['dtype']}, which cannot be read here.")
+        offset = entry["data_offsets"][0]
+        entries.append(TensorEntry(name, tuple(entry["shape"]), DTYPES[entry["dtype"]], path.name, offset))
+    # Empty tensors share their offset with a neighbour; the name makes the order total.
+    return Shard(path.name, header, tuple(sorted(entries, key=lambda entry: (entry.offset, entry.name))))
+
+
+class CheckpointReader:
+    """The tensors of a checkpoint directory, read when asked for.
+
+    Args:
+        directory: holds config.json and model.safetensors, or shards with model.safetensors.index.json.
+        role: the field a user gave the directory by (`base`, `sft`); errors name it.
+
+    Raises:
+        ConfigError: the directory is no safetensors checkpoint.
+        ValueError: a shard is damaged, or the index and the shards do not agree.
+    """
+
+    def __init__(self, directory: str | Path, role: str = "checkpoint") -> None:
+        self.directory = Path(directory)
+        self.role = role
+        config_path = self.directory / "config.json"
+        if not config_path.is_file():
+            fix = "Give the path of a Hugging Face checkpoint; download a hub model first (hf download NAME)."
+            raise ConfigError(role, "must be a checkpoint directory with a config.json", str(directory), fix)
+        self.config: dict[str, Any] = json.loads(config_path.read_text())
+        self.shards = tuple(read_shard(self.directory / file) for file in self._files())
+        self.entries: dict[str, TensorEntry] = {}
+        for shard in self.shards:
+            for entry in shard.entries:
+                if entry.name in self.entries:
+                    first = self.entries[entry.name].file
+                    raise ValueError(f"{self.directory}: tensor {entry.name} is in both {first} and {entry.file}.")
+                self.entries[entry.name] = entry
+        self._check_index()
+        self._handles: dict[str, Any] = {}
+
+    def _files(self) -> list[str]:
+        if (self.directory / SINGLE_FILE).is_file():
+            return [SINGLE_FILE]
+        index = self.directory / INDEX_FILE
+        if not index.is_file():
+            rule = f"must hold {SINGLE_FILE} or {INDEX_FILE} with its shards"
+            fix = "Save the checkpoint with save_pretrained(..., safe_serialization=True)."
+            raise ConfigError(self.role, rule, str(self.directory), fix)
+        files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        missing = [file for file in files if not (self.directory / file).is_file()]
+        if missing:
+            raise ConfigError(
+                self.role, f"must hold every shard its index lists; {missing[0]} is missing", str(self.directory),
+                "Copy the checkpoint again.",
+            )  # fmt: skip
+        return files
+
+    def _check_index(self) -> None:
+        if self.sharded:
+            for name, file in json.loads((self.directory / INDEX_FILE).read_text())["weight_map"].items():
+                if name not in self.entries or self.entries[name].file != file:
+                    raise ValueError(f"{self.directory}: the index places tensor {name} in {file}, which lacks it.")
+
+    @property
+    def sharded(self) -> bool:
+        """Whether an index lists the shards."""
+        return not (self.directory / SINGLE_FILE).is_file()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.entries
+
+    def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
+        """Rows [start, stop) of one tensor; the whole of it where it has no dimension."""
+        entry = self.entries[name]
+        if entry.file not in self._handles:
+            self._handles[entry.file] = safe_open(self.directory / entry.file, framework="pt")
+        handle = self._handles[entry.file]
+        if not entry.shape or (start == 0 and stop >= entry.shape[0]):
+            return handle.get_tensor(name)
+        return handle.get_slice(name)[start:stop]
+
+    def tensor(self, name: str) -> torch.Tensor:
+        """One whole tensor."""
+        shape = self.entries[name].shape
+        return self.rows(name, 0, shape[0] if shape else 0)
+
+    def items(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Every tensor with its name, in the order of the files."""
+        for name in self.entries:
+            yield name, self.tensor(name)
+
+    def hashes(self) -> dict[str, str]:
+        """xxh3_64 of every weight file, in hexadecimal."""
+        return {shard.file: file_hash(self.directory / shard.file) for shard in self.shards}
+
+
+def file_hash(path: Path) -> str:
+    """xxh3_64 of a file's bytes, in hexadecimal."""
+    digest = xxhash.xxh3_64()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 22):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,111 @@
+"""All neurons of a model in one order: by layer, then q k v o gate up down, then index.
+
+A neuron is a row of q, k, v, gate, up (with its bias entry) or a column of o, down (arXiv 2606.09932, Eq. 5). The
+order is that of ties in the ranking.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from configs.errors import ConfigError
+from rejuvenation.checkpoint import CheckpointReader
+
+KINDS = {
+    "q": "self_attn.q_proj",
+    "k": "self_attn.k_proj",
+    "v": "self_attn.v_proj",
+    "o": "self_attn.o_proj",
+    "gate": "mlp.gate_proj",
+    "up": "mlp.up_proj",
+    "down": "mlp.down_proj",
+}
+"""The seven modules in ranking order, with their path inside a layer."""
+WRITERS = ("o", "down")
+"""Modules that write to the residual stream; their neurons are columns."""
+SUPPORTED = ("Qwen2ForCausalLM",)
+"""Architectures that the attribution treats exactly."""
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """One of the seven linear maps of one layer."""
+
+    layer: int
+    kind: str
+    path: str
+    """Its name in the checkpoint, without `.weight` or `.bias`."""
+    offset: int
+    """Number of its first neuron."""
+    size: int
+    """Number of its neurons."""
+
+    @property
+    def axis(self) -> int:
+        """Axis of the weight along which its neurons lie: 0 rows, 1 columns."""
+        return 1 if self.kind in WRITERS else 0
+
+    @property
+    def neurons(self) -> slice:
+        """Its part of an array over all neurons."""
+        return slice(self.offset, self.offset + self.size)
+
+
+@dataclass(frozen=True, slots=True)
+class NeuronTable:
+    """The modules of a model, and the numbering of their neurons."""
+
+    modules: tuple[Module, ...]
+
+    @classmethod
+    def of(cls, reader: CheckpointReader) -> NeuronTable:
+        """The table of a checkpoint.
+
+        Raises:
+            ConfigError: the attribution is not exact for its architecture.
+            ValueError: a weight of one of the seven modules is missing.
+        """
+        check_supported(reader)
+        modules: list[Module] = []
+        offset = 0
+        for layer in range(reader.config["num_hidden_layers"]):
+            for kind, inner in KINDS.items():
+                path = f"model.layers.{layer}.{inner}"
+                if f"{path}.weight" not in reader:
+                    raise ValueError(f"tensor {path}.weight is missing in {reader.directory}.")
+                size = reader.entries[f"{path}.weight"].shape[1 if kind in WRITERS else 0]
+                modules.append(Module(layer, kind, path, offset, size))
+                offset += size
+        return cls(tuple(modules))
+
+    @property
+    def total(self) -> int:
+        """Number of all neurons."""
+        return sum(module.size for module in self.modules)
+
+    @property
+    def num_layers(self) -> int:
+        """Number of layers."""
+        return self.modules[-1].layer + 1
+
+    def counts(self, selected: torch.Tensor) -> dict[str, list[int]]:
+        """Selected neurons by kind of module, one entry per layer."""
+        counts: dict[str, list[int]] = {kind: [] for kind in KINDS}
+        for module in self.modules:
+            counts[module.kind].append(int(selected[module.neurons].sum()))
+        return counts
+
+
+def check_supported(reader: CheckpointReader) -> None:
+    """Refuse the reset where the attribution is not exact.
+
+    Raises:
+        ConfigError: the architecture is not one of `SUPPORTED`.
+    """
+    architecture = (reader.config.get("architectures") or ["not stated in config.json"])[0]
+    if architecture not in SUPPORTED:
+        rule = f"can score and reset neurons of {', '.join(SUPPORTED)} only; this checkpoint is of another architecture"
+        fix = "Fusion alone works for it: set rejuvenation.reset to none (--reset none)."
+        raise ConfigError("rejuvenation.reset", rule, architecture, fix)

@@ -1,0 +1,130 @@
+"""The one transformers model in memory: it is filled with one checkpoint after another and scored pair by pair."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import nn
+
+from configs.errors import ConfigError
+from configs.rejuvenation import RejuvenationConfig
+from rejuvenation.pairs import TokenPair
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+ENTROPY_POSITIONS = 256
+"""Positions whose logits are normalised at once."""
+
+
+def load_model(directory: Path, config: RejuvenationConfig) -> nn.Module:
+    """The model of a checkpoint directory, frozen, with eager attention (exact hooks, batched gradients).
+
+    Raises:
+        ConfigError: the configured device does not exist.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        device = _device(config.device)
+        dtype = _dtype(config.scoring_dtype, device)
+        model = AutoModelForCausalLM.from_pretrained(str(directory), dtype=dtype, attn_implementation="eager")
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+    return model.to(device).eval().requires_grad_(False)
+
+
+def put_weights(model: nn.Module, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+    """Overwrite the model's weights in place with named checkpoint tensors of its shapes.
+
+    Raises:
+        ValueError: a weight of the model is not among them.
+    """
+    parameters: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    tied = _is_tied(parameters)
+    missing = set(parameters)
+    with torch.no_grad():
+        for name, tensor in weights:
+            if name in parameters and not (tied and name == "lm_head.weight"):
+                parameters[name].copy_(tensor)
+                missing.discard(name)
+    if tied:
+        missing.discard("lm_head.weight")
+    if missing:
+        raise ValueError(f"the checkpoint stores no tensor {min(missing)}, which its config.json asks for.")
+
+
+def map_deterministically(
+    function: Callable[[Item], Result], items: Sequence[Item], device: torch.device
+) -> list[Result]:
+    """Apply `function` to each item, with results that depend on no thread count and no neighbour.
+
+    On a CPU a reduction's rounding depends on how many threads share it, so each item runs on one thread, and as many
+    items run at once as torch has threads.
+    """
+    workers = torch.get_num_threads()
+    if device.type != "cpu" or workers == 1:
+        return [function(item) for item in items]
+    torch.set_num_threads(1)
+    try:
+        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+            return list(pool.map(function, items))
+    finally:
+        torch.set_num_threads(workers)
+
+
+def entropies(model: Any, pairs: Sequence[TokenPair]) -> list[torch.Tensor]:
+    """Token entropy at every response position, teacher-forced.
+
+    Args:
+        model: a causal language model of transformers.
+        pairs: prompts and responses.
+
+    Returns:
+        Per pair [response tokens] float32, nats, on the CPU.
+    """
+    device = next(model.parameters()).device
+
+    @torch.no_grad()
+    def of_pair(pair: TokenPair) -> torch.Tensor:
+        token_ids = torch.tensor([pair.token_ids[:-1]], device=device)
+        logits = model(input_ids=token_ids, use_cache=False, logits_to_keep=len(pair.response_ids)).logits[0]
+        parts = []
+        for chunk in logits.split(ENTROPY_POSITIONS):
+            logprobs = chunk.to(torch.promote_types(chunk.dtype, torch.float32)).log_softmax(-1)
+            # exp(-inf) * -inf is NaN where a logit is masked; such a token has no share in the entropy
+            parts.append(-(logprobs.exp() * logprobs).nan_to_num(0.0).sum(-1))
+        return torch.cat(parts).float().cpu()
+
+    return map_deterministically(of_pair, pairs, device)
+
+
+def _is_tied(parameters: dict[str, torch.Tensor]) -> bool:
+    head = parameters.get("lm_head.weight")
+    return any(
+        head is not None and name.endswith("embed_tokens.weight") and tensor.data_ptr() == head.data_ptr()
+        for name, tensor in parameters.items()
+    )
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        rule = "must be a device that torch sees; it sees no GPU"
+        raise ConfigError("rejuvenation.device", rule, name, "Set it to auto or cpu.")
+    return torch.device(name)
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        name = "float32" if device.type == "cpu" else "bfloat16"
+    return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}[name]

@@ -1,0 +1,146 @@
+"""Writing a checkpoint directory all at once or not at all, in the SFT checkpoint's own shard layout."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+import xxhash
+
+from configs.errors import ConfigError
+from rejuvenation.checkpoint import INDEX_FILE, CheckpointReader, TensorEntry
+
+BLOCK_BYTES = 64 << 20
+"""A tensor is computed and written in blocks of rows of about this size, so that memory does not grow with it."""
+
+COMPANIONS = (
+    "config.json",
+    "generation_config.json",
+    "chat_template*",
+    "tokenizer*",
+    "vocab*",
+    "merges.txt",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "*.model",
+    "*.tiktoken",
+    "*.py",
+    "preprocessor_config.json",
+    "processor_config.json",
+    "LICENSE*",
+    "additional_chat_templates",
+)
+"""What comes along from the SFT checkpoint beside its weights (names or patterns)."""
+
+Rows = Callable[[str, int, int], torch.Tensor]
+"""`(name, start, stop) -> rows [start, stop)` of a tensor, in the dtype it is written in."""
+
+
+def check_output(out_dir: Path, inputs: list[Path]) -> None:
+    """Refuse an output directory that would overwrite something.
+
+    Raises:
+        ConfigError: it lies in an input directory, is a file, or is not empty.
+    """
+    resolved = out_dir.resolve()
+    for directory in inputs:
+        if resolved == directory.resolve() or directory.resolve() in resolved.parents:
+            rule = f"must not lie in the input directory {directory}"
+            raise ConfigError("out", rule, str(out_dir), "Choose a directory of its own.")
+    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
+        fix = "Remove it, or choose another name."
+        raise ConfigError("out", "must not exist yet, or be an empty directory", str(out_dir), fix)
+
+
+@contextmanager
+def atomic_directory(out_dir: Path) -> Iterator[Path]:
+    """Yield a temporary sibling of `out_dir` that takes its name at the end, or is removed if anything fails."""
+    parent = out_dir.resolve().parent
+    parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.partial-", dir=parent))
+    try:
+        yield partial
+        partial.chmod(0o777 & ~_umask())
+        for path in sorted(partial.rglob("*")):
+            _fsync(path)
+        _fsync(partial)
+        partial.rename(out_dir.resolve())  # replaces an empty directory, fails on any other
+        _fsync(parent)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def write_checkpoint(directory: Path, like: CheckpointReader, rows: Rows) -> dict[str, str]:
+    """Write all tensors of `like` with the values that `rows` gives, and the files beside them.
+
+    Files, tensor order, dtypes and headers are those of `like`, byte for byte.
+
+    Args:
+        directory: an empty directory.
+        like: the SFT checkpoint.
+        rows: gives the values.
+
+    Returns:
+        xxh3_64 of every weight file.
+    """
+    copy_companions(like.directory, directory)
+    if like.sharded:
+        shutil.copyfile(like.directory / INDEX_FILE, directory / INDEX_FILE)
+    hashes = {}
+    for shard in like.shards:
+        digest = xxhash.xxh3_64(shard.header)
+        with (directory / shard.file).open("wb") as file:
+            file.write(shard.header)
+            for entry in shard.entries:
+                for start, stop in row_blocks(entry):
+                    block = rows(entry.name, start, stop)
+                    assert block.dtype == entry.dtype, (entry.name, block.dtype)
+                    data = memoryview(block.contiguous().reshape(-1).view(torch.uint8).numpy())
+                    digest.update(data)
+                    file.write(data)
+        hashes[shard.file] = digest.hexdigest()
+        expected = (like.directory / shard.file).stat().st_size
+        assert (directory / shard.file).stat().st_size == expected, shard.file
+    return hashes
+
+
+def row_blocks(entry: TensorEntry, block_bytes: int | None = None) -> Iterator[tuple[int, int]]:
+    """Split a tensor's rows into blocks [start, stop) of about `block_bytes`, in order."""
+    if not entry.shape:
+        yield 0, 1
+        return
+    num_rows = entry.shape[0]
+    row_bytes = max(1, torch.Size(entry.shape[1:]).numel() * entry.dtype.itemsize)
+    step = max(1, (block_bytes or BLOCK_BYTES) // row_bytes)
+    for start in range(0, num_rows, step):
+        yield start, min(start + step, num_rows)
+
+
+def copy_companions(source: Path, target: Path) -> None:
+    """Copy config, generation config, chat template, tokenizer and the like."""
+    for pattern in COMPANIONS:
+        for path in sorted(source.glob(pattern)):
+            if path.is_dir():
+                shutil.copytree(path, target / path.name, dirs_exist_ok=True)
+            else:
+                shutil.copyfile(path, target / path.name)
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    current = os.umask(0)
+    os.umask(current)
+    return current
