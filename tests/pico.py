@@ -51,7 +51,7 @@ def make_checkpoint(
     tied: bool = True,
     seed: int = 0,
     dtype: torch.dtype = torch.float32,
-    hidden_size: int = 64,
+    hidden_size: int = 128,
     num_layers: int = 2,
     scale: float = 0.08,
 ) -> Path:
@@ -64,7 +64,7 @@ def make_checkpoint(
         tied: whether the lm_head shares the embedding's weight.
         seed: of the random weights; two checkpoints of different seeds differ in every tensor.
         dtype: dtype of the tensors on disk.
-        hidden_size: width of the residual stream.
+        hidden_size: width of the residual stream, a multiple of 128: vLLM on CPU wants heads of 32, 64, ... dimensions.
         num_layers: decoder layers.
         scale: standard deviation of the weights; large enough that log-probabilities are far from uniform.
     """
