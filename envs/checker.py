@@ -1,0 +1,188 @@
+"""The checks that authors call on their environment, beyond gymnasium's `check_env`.
+
+```python
+env = envs.make("my_package.my_module:MyEnv")
+gymnasium.utils.env_checker.check_env(env.unwrapped)
+envs.check_environment(env)
+```
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gymnasium
+
+from envs.conversation import ConversationEnv
+from envs.spaces import is_message
+
+_LONGEST_EPISODE = 1000
+
+
+def check_environment(env: gymnasium.Env[Any, Any]) -> None:
+    """Check that an environment can be trained on.
+
+    Args:
+        env: any `gymnasium.Env` whose action is text; a `ConversationEnv` gets more checks. It is left reset.
+
+    Raises:
+        ValueError: listing every problem found, one per line.
+    """
+    problems = [f"{name}: {problem}" for name, check in CHECKS.items() for problem in _run(check, env.unwrapped)]
+    env.reset(seed=0)
+    if problems:
+        raise ValueError(f"{type(env.unwrapped).__name__} cannot be trained on:\n- " + "\n- ".join(problems))
+
+
+def _run(check: Callable[[Any], Iterator[str]], env: Any) -> list[str]:
+    """Run one check; an environment that raises in it is a problem, too."""
+    found: list[str] = []
+    try:
+        found.extend(check(env))
+    except Exception as error:  # the author's code
+        found.append(f"raised {type(error).__name__}: {error}")
+    return found
+
+
+def _same_seed_same_episode(env: Any) -> Iterator[str]:
+    """Two episodes with one seed and the same actions must be equal."""
+    episodes = []
+    for _ in range(2):
+        env.action_space.seed(7)
+        episodes.append(list(_play(env, seed=7)))
+    for number, (first, second) in enumerate(zip(*episodes, strict=False)):
+        if first != second:
+            what = "reset" if number == 0 else f"step {number}"
+            yield f"{what} differs between two episodes with the same seed and actions: {first!r} and {second!r}."
+            return
+
+
+def _play(env: Any, seed: int) -> Iterator[Any]:
+    """Play sampled actions to the end; yield what reset and every step return."""
+    yield env.reset(seed=seed)
+    for _ in range(_LONGEST_EPISODE):
+        result = env.step(env.action_space.sample())
+        yield result
+        if result[2] or result[3]:
+            return
+
+
+def _episodes_end(env: Any) -> Iterator[str]:
+    """Random text must end the episode some time; stepping on must be refused."""
+    last = list(_play(env, seed=8))[-1]
+    if not (last[2] or last[3]):
+        yield f"{_LONGEST_EPISODE} steps with sampled text neither terminated nor truncated the episode."
+        return
+    if last[2] and last[3]:
+        yield "an episode ended as both terminated and truncated."
+    try:
+        env.step("")
+    except Exception:
+        return
+    yield "step after the end of the episode was accepted; it must raise gymnasium.error.ResetNeeded."
+
+
+def _action_is_text(env: Any) -> Iterator[str]:
+    """Any text is an action, and an observation is a tuple of messages."""
+    for text in ("", "any text: 数学 🙂\n\x00", "<tool_call>"):
+        if text not in env.action_space:
+            yield f"the action space does not contain the text {text!r}; use envs.spaces.ChatText."
+    observation, _ = env.reset(seed=9)
+    if not isinstance(observation, tuple) or not all(is_message(message) for message in observation):
+        yield f"the observation must be a tuple of messages with role and content, got {observation!r}."
+    elif not observation:
+        yield "reset gave no message: the policy needs something to answer."
+
+
+def _info_is_json(env: Any) -> Iterator[str]:
+    """`info` must hold task, tools and metrics as plain JSON, at reset and at every step."""
+    for number, result in enumerate(_play(env, seed=10)):
+        where, info = f"info of {'reset' if number == 0 else f'step {number}'}", result[-1]
+        for key, kind in (("task", dict), ("tools", list), ("metrics", dict)):
+            if not isinstance(info.get(key), kind):
+                yield f"{where} needs {key!r} as a {kind.__name__}, got {info.get(key)!r}."
+                return
+        if json.loads(json.dumps([result[0], info], allow_nan=False)) != [list(result[0]), info]:
+            yield f"{where} changes when it is written as JSON and read back: {info!r}."
+            return
+        if bad := [name for name, value in info["metrics"].items() if not isinstance(value, float)]:
+            yield f"{where} has metrics that are no floats: {bad}."
+            return
+
+
+def _task_reproduces(env: Any) -> Iterator[str]:
+    """`reset(options={"task": info["task"]})` must bring the same episode back."""
+    observation, info = env.reset(seed=11)
+    env.reset(seed=12)
+    again, info_again = env.reset(seed=13, options={"task": json.loads(json.dumps(info["task"]))})
+    if again != observation or info_again["task"] != info["task"] or info_again["tools"] != info["tools"]:
+        yield f"reset on task {info['task']!r} gave {again!r}, before it was {observation!r}."
+
+
+def _tasks_are_pure(env: Any) -> Iterator[str]:
+    """`task(index)` must not depend on what was drawn before, and must respect `num_tasks`."""
+    if not isinstance(env, ConversationEnv):
+        return
+    last = 3 if env.num_tasks is None else min(3, env.num_tasks - 1)
+    first = env.task(last)
+    env.task(0)
+    env.reset(seed=14)
+    if env.task(last) != first:
+        yield f"task({last}) gave two different tasks; draw only from the generator it is given."
+
+
+def _tool_schemas(env: Any) -> Iterator[str]:
+    """Tools must be JSON schemas in OpenAI's form, with distinct names."""
+    tools = env.reset(seed=15)[1]["tools"]
+    names = []
+    for schema in tools:
+        function = schema.get("function", {}) if isinstance(schema, dict) else {}
+        parameters = function.get("parameters", {})
+        names.append(function.get("name"))
+        if not (isinstance(names[-1], str) and names[-1]) or schema.get("type") != "function":
+            yield f'a tool must be {{"type": "function", "function": {{"name": ...}}}}, got {schema!r}.'
+        elif parameters.get("type") != "object" or not isinstance(parameters.get("properties"), dict):
+            yield f"the parameters of tool {names[-1]} must be a JSON schema of type object, got {parameters!r}."
+        elif not set(parameters.get("required", [])) <= set(parameters["properties"]):
+            yield f"tool {names[-1]} requires parameters that it does not have: {parameters['required']}."
+        elif not function.get("description"):
+            yield f"tool {names[-1]} has no description: the model reads it."
+    if len(set(names)) != len(names):
+        yield f"tools share a name: {names}."
+
+
+def _demonstrations_succeed(env: Any) -> Iterator[str]:
+    """An expert's episode, where there is one, must earn the full reward and end by itself."""
+    if not isinstance(env, ConversationEnv):
+        return
+    for seed in range(5):
+        env.reset(seed=seed)
+        messages = env.demonstration()
+        if messages is None:
+            return
+        env.reset(options={"task": env.current_task})
+        total, terminated = 0.0, False
+        for text in [m["content"] for m in messages if m["role"] == "assistant"]:
+            _, reward, terminated, _, _ = env.step(text)
+            total += reward
+        if not terminated or abs(total - env.max_reward) > 1e-9:
+            yield (
+                f"the expert's episode on task {env.current_task!r} earned {total} of {env.max_reward} (max_reward) "
+                f"and {'ended' if terminated else 'did not terminate'}: {messages!r}."
+            )
+            return
+
+
+CHECKS: dict[str, Callable[[Any], Iterator[str]]] = {
+    "text in, messages out": _action_is_text,
+    "same seed, same episode": _same_seed_same_episode,
+    "episodes end": _episodes_end,
+    "info": _info_is_json,
+    "task round trip": _task_reproduces,
+    "pure tasks": _tasks_are_pure,
+    "tool schemas": _tool_schemas,
+    "demonstrations": _demonstrations_succeed,
+}
+"""Name -> check, a generator of problems in words."""

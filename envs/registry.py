@@ -1,0 +1,130 @@
+"""The ids of this package's environments, and how an environment is made from an id or from a user's own class."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import gymnasium
+from gymnasium.envs.registration import EnvSpec
+
+from configs.errors import ConfigError
+
+REGISTRATIONS: dict[str, str] = {
+    "rejuvenate/Arithmetic-v0": "envs.arithmetic:ArithmeticEnv",
+    "rejuvenate/Lookup-v0": "envs.lookup:LookupEnv",
+}
+"""Gymnasium id -> `package.module:Class`."""
+
+
+def register_all() -> None:
+    """Register every environment of `REGISTRATIONS` with gymnasium; a second call changes nothing.
+
+    The environments check the order of calls themselves, so gymnasium's wrappers for it are left out.
+    """
+    for environment_id, entry_point in REGISTRATIONS.items():
+        if environment_id not in gymnasium.registry:
+            gymnasium.register(environment_id, entry_point=entry_point, order_enforce=False, disable_env_checker=True)
+
+
+def make(environment_id: str, kwargs: Mapping[str, Any] | None = None) -> gymnasium.Env[Any, Any]:
+    """Make an environment.
+
+    Args:
+        environment_id: a registered gymnasium id (`rejuvenate/Arithmetic-v0`), `package.module:Class` of a class of
+            one's own, or `package.module:Id-v0` of an id that importing the module registers.
+        kwargs: keyword arguments of the environment.
+
+    Returns:
+        The environment with its gymnasium `spec` set; it is not wrapped unless its registration asks for it.
+
+    Raises:
+        ConfigError: unknown id, module or class, a class that is no `gymnasium.Env`, or a keyword it does not take.
+    """
+    spec = find_spec(environment_id)
+    cls = _load(str(spec.entry_point)) if isinstance(spec.entry_point, str) else spec.entry_point
+    _check_kwargs(cls, kwargs or {})
+    return gymnasium.make(spec, disable_env_checker=True, **(kwargs or {}))
+
+
+def find_spec(environment_id: str) -> EnvSpec:
+    """Return the gymnasium spec of an id or of `package.module:Class`."""
+    if environment_id in gymnasium.registry:
+        return gymnasium.registry[environment_id]
+    module, colon, name = environment_id.partition(":")
+    if not colon:
+        raise _unknown("is not a registered id", environment_id, gymnasium.registry, REGISTRATIONS)
+    if name not in vars(_import(module, environment_id)) and name in gymnasium.registry:
+        return gymnasium.registry[name]
+    cls = _load(environment_id)
+    if not (isinstance(cls, type) and issubclass(cls, gymnasium.Env)):
+        raise ConfigError(
+            "environment.id",
+            "must name a subclass of gymnasium.Env",
+            environment_id,
+            f"{name} is {cls!r}; derive it from envs.ConversationEnv or envs.ToolEnv, say.",
+        )
+    return EnvSpec(id=environment_id, entry_point=environment_id, order_enforce=False, disable_env_checker=True)
+
+
+def _import(module: str, environment_id: str) -> Any:
+    """Import a user's module, and say what is wrong where that fails."""
+    try:
+        return importlib.import_module(module)
+    except Exception as error:  # the user's code runs at import
+        missing = isinstance(error, ModuleNotFoundError) and error.name and module.startswith(error.name)
+        fix = (
+            "Run from the directory that holds the package, or install it."
+            if missing
+            else "Importing that module runs its code; make `python -c 'import ...'` of it work first."
+        )
+        raise ConfigError(
+            "environment.id", f"names a module that cannot be imported ({error})", environment_id, fix
+        ) from error
+
+
+def _load(entry_point: str) -> Any:
+    """Return the class that `package.module:Class` names."""
+    module_name, _, name = entry_point.partition(":")
+    module = _import(module_name, entry_point)
+    if hasattr(module, name):
+        return getattr(module, name)
+    classes = [n for n, value in vars(module).items() if isinstance(value, type) and issubclass(value, gymnasium.Env)]
+    raise _unknown(f"names nothing in module {module_name}", name, classes, classes)
+
+
+def _unknown(rule: str, name: str, known: Iterable[str], listed: Iterable[str]) -> ConfigError:
+    """Return the error for an unknown name, with the nearest known one."""
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    if near:
+        return ConfigError("environment.id", rule, name, f"Did you mean {near[0]!r}?")
+    names = ", ".join(listed) or "none"
+    return ConfigError("environment.id", rule, name, f"Known: {names}. Or give package.module:Class of your own.")
+
+
+def _check_kwargs(cls: Any, kwargs: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` for a keyword argument that no constructor of the class takes."""
+    accepted = accepted_kwargs(cls)
+    for name in kwargs:
+        if accepted is not None and name not in accepted:
+            near = difflib.get_close_matches(name, accepted, n=1)
+            fix = f"Did you mean {near[0]!r}?" if near else f"It takes: {', '.join(sorted(accepted))}."
+            raise ConfigError(f"environment.kwargs.{name}", f"is no argument of {cls.__name__}", kwargs[name], fix)
+
+
+def accepted_kwargs(cls: Any) -> set[str] | None:
+    """Return the names that a class's constructor takes, following `**kwargs` to its bases; None: any name."""
+    if not isinstance(cls, type):
+        return None
+    names: set[str] = set()
+    for base in cls.__mro__:
+        if "__init__" not in vars(base):
+            continue
+        parameters = list(inspect.signature(vars(base)["__init__"]).parameters.values())[1:]
+        names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        if not any(p.kind is p.VAR_KEYWORD for p in parameters):
+            return names
+    return None

@@ -1,0 +1,85 @@
+"""The base of tool-use environments: typed methods are the tools, a turn without a call is the final answer."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from configs import bounds
+from envs.conversation import KWARGS, ConversationEnv, Reply
+from envs.spaces import Message
+from envs.tool_calls import PARSERS, ToolCall
+from envs.tools import argument_error, tools_of
+
+
+class ToolEnv(ConversationEnv):
+    """A conversation in which the assistant may call tools.
+
+    Authors mark methods with `@tool` and override `sample_task`, `first_messages` and `finish`. Every call of a turn is
+    parsed, checked and executed in order; results and errors go back as tool messages. `info["metrics"]` counts
+    `tool_calls` and `tool_errors` (malformed calls, unknown tools, wrong arguments, tools that raised) of the step.
+
+    Args:
+        tool_parser: form in which the model writes its calls, a name in `envs.tool_calls.PARSERS`.
+        max_calls_per_turn: calls executed in one turn; the rest are refused with one error.
+        **kwargs: those of `ConversationEnv`.
+    """
+
+    def __init__(self, *, tool_parser: str = "hermes", max_calls_per_turn: int = 16, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        bounds.one_of(KWARGS, "tool_parser", tool_parser, PARSERS)
+        bounds.at_least(KWARGS, "max_calls_per_turn", max_calls_per_turn, 1)
+        self.tool_parser = tool_parser
+        self.max_calls_per_turn = max_calls_per_turn
+        self._tools = tools_of(type(self))
+        if not self._tools:
+            raise ValueError(f"{type(self).__name__} has no tools: mark at least one method with @tool.")
+        self._tools_json = json.dumps(list(self._tools.values()))
+
+    def finish(self, text: str) -> float:
+        """Return the reward of the final answer `text`, a turn that calls no tool."""
+        raise NotImplementedError(f"{type(self).__name__} must define finish(text).")
+
+    def describe_error(self, error: str) -> str:
+        """Return what the model is told about a failed call."""
+        return f"Error: {error}"
+
+    def respond(self, text: str) -> Reply:
+        """Execute the turn's calls, or finish the episode where it has none."""
+        calls = PARSERS[self.tool_parser](text)
+        if not calls:
+            return Reply(reward=self.finish(text), terminated=True, metrics={"tool_calls": 0.0, "tool_errors": 0.0})
+        answers = [self._execute(call) for call in calls[: self.max_calls_per_turn]]
+        if len(calls) > self.max_calls_per_turn:
+            error = f"{len(calls)} calls in one turn, only the first {self.max_calls_per_turn} were executed"
+            answers.append((self._message("", self.describe_error(error)), True))
+        errors = sum(failed for _, failed in answers)
+        return Reply(
+            [message for message, _ in answers], metrics={"tool_calls": float(len(calls)), "tool_errors": float(errors)}
+        )
+
+    def _execute(self, call: ToolCall) -> tuple[Message, bool]:
+        """Check and execute one call; return its tool message and whether it failed."""
+        error = call.error or self._call_error(call)
+        if error is None:
+            try:
+                return self._message(call.name, _as_text(getattr(self, call.name)(**call.arguments))), False
+            except Exception as raised:  # the author's code: a tool that raises costs only its own call
+                error = str(raised) or type(raised).__name__
+        return self._message(call.name, self.describe_error(error)), True
+
+    def _call_error(self, call: ToolCall) -> str | None:
+        """Return what is wrong with a well-formed call: an unknown tool or its arguments."""
+        if call.name not in self._tools:
+            return f"unknown tool '{call.name[:50]}' (available: {', '.join(self._tools)})"
+        return argument_error(self._tools[call.name], call.arguments)
+
+    def _message(self, name: str, content: str) -> Message:
+        """Return a tool message; no made-up name, and no half of a surrogate pair, which no tokenizer takes."""
+        content = content.encode("utf-8", "replace").decode()
+        return {"role": "tool", "name": name if name in self._tools else "unknown", "content": content}
+
+
+def _as_text(result: Any) -> str:
+    """Return a tool's result as the model reads it: text as it is, everything else as JSON."""
+    return result if isinstance(result, str) else json.dumps(result, ensure_ascii=False)

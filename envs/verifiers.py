@@ -1,0 +1,30 @@
+"""Verifiers: pure functions that read the answer from an assistant's text."""
+
+from __future__ import annotations
+
+
+def answer_after(text: str, marker: str = "#") -> str | None:
+    """Return what follows the last `marker`, without the space around it; None where there is no marker.
+
+    Args:
+        text: the assistant's turn, for example `"12+7=19;19-5=14#14"`, which gives `"14"`.
+        marker: text that precedes the answer.
+    """
+    _, found, answer = text.rpartition(marker)
+    return answer.strip() if found else None
+
+
+def integer_after(text: str, marker: str = "#") -> int | None:
+    """Return the integer after the last `marker`; None where there is no marker or anything but a plain integer.
+
+    Args:
+        text: the assistant's turn.
+        marker: text that precedes the answer.
+    """
+    answer = answer_after(text, marker)
+    if answer is None:
+        return None
+    digits = answer.removeprefix("-")
+    if not (digits.isascii() and digits.isdigit() and len(digits) <= 18):
+        return None
+    return int(answer)
