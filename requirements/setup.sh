@@ -82,7 +82,7 @@ make_environment() {
     if [ ${#clear[@]} -gt 0 ] || ! $VENV/bin/python -m pip --version >/dev/null 2>&1; then
         "$python" -m venv ${clear[@]+"${clear[@]}"} $VENV
     fi
-    $VENV/bin/python -m pip install --quiet --disable-pip-version-check "$UV_PIN"
+    $VENV/bin/python -m pip install -qq --disable-pip-version-check "$UV_PIN"
 }
 
 # What pip is configured with, for uv, which does not read pip's configuration.
