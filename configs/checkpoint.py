@@ -48,7 +48,10 @@ def read_config(field: str, location: str) -> dict[str, Any]:
         raise ConfigError(field, "must hold a config.json that names architectures", location, fix)
     if not any(directory.glob("*.safetensors")):
         raise ConfigError(
-            field, "must hold weights as *.safetensors", location, "Save it again with safetensors (pickle is not read)."
+            field,
+            "must hold weights as *.safetensors",
+            location,
+            "Save it again with safetensors (pickle is not read).",
         )
     return config
 
@@ -61,7 +64,7 @@ def shape_of(config: dict[str, Any]) -> ShapeConfig:
 
 
 def check_pair(base: dict[str, Any], sft: dict[str, Any]) -> None:
-    """Raise `ConfigError` unless base and SFT checkpoint are of one architecture and shape (vocabularies may differ)."""
+    """Raise `ConfigError` unless both checkpoints are of one architecture and shape (vocabularies may differ)."""
     keys = ["architectures", *(k for k in SHAPE_KEYS.values() if k != "vocab_size")]
     for key in keys:
         if base.get(key) != sft.get(key):

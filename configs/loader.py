@@ -76,16 +76,17 @@ def read_yaml(path: Path) -> dict[str, Any]:
     except OSError as error:
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
         hint = f"Did you mean {path.parent / near[0]}?" if near else "Check the path; shipped ones lie in configs/."
-        raise ConfigError(
-            "config file", f"must be a readable file ({error.strerror})", str(path), hint
-        ) from None
+        raise ConfigError("config file", f"must be a readable file ({error.strerror})", str(path), hint) from None
     try:
         content = yaml.safe_load(text)
     except yaml.YAMLError as error:
         where = getattr(error, "problem_mark", None)
         line = f"line {where.line + 1}" if where else "somewhere"
         raise ConfigError(
-            "config file", f"must be valid YAML; {line} is not", str(path), "Check indentation, colons and quotes there."
+            "config file",
+            f"must be valid YAML; {line} is not",
+            str(path),
+            "Check indentation, colons and quotes there.",
         ) from None
     if content is None:
         return {}

@@ -45,9 +45,12 @@ class RejuvenationConfig:
     """Dtype of the scored model's weights; `auto` is float32 on CPU, bfloat16 on GPU. Scores are float32 or wider."""
     device: str = "auto"
     """Where the model is scored: `auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1`, ..."""
+    timeout_s: float = 3600.0
+    """Longest the rejuvenation of a run may take, downloads of named checkpoints included."""
 
     def __post_init__(self) -> None:
         section = "rejuvenation."
+        bounds.above(section, "timeout_s", self.timeout_s, 0)
         for name in ("alpha", "rho", "strength"):
             bounds.within(section, name, getattr(self, name), 0.0, 1.0)
         for name in ("calibration_pairs", "target_tokens"):

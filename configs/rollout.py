@@ -39,6 +39,9 @@ class RolloutConfig:
     """Skip graph capture and compilation: starts faster, decodes slower on GPUs."""
     env_threads: int = 8
     """Threads in which environments step, per worker."""
+    deterministic: bool = False
+    """Wait for all environments before each engine step, so that two runs decode the same batches: exact resume of
+    multi-turn tasks needs it; with slow tools it costs time."""
     step_timeout_s: float = 60.0
     """Longest an environment's `reset` or `step` may take; past it the episode ends as `timed_out`."""
     timeout_s: float = 600.0

@@ -39,6 +39,7 @@ class LoggingConfig:
     trajectories: bool = True
     """Write every episode to trajectories/step_N.jsonl."""
 
+
 @dataclass(frozen=True, slots=True)
 class RunConfig:
     """A run: rejuvenate a checkpoint and train it with RL."""

@@ -1,0 +1,77 @@
+"""Ray actors: thin shells that start the plain classes in processes of their own, with their output in log files."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from configs.learner import LearnerConfig
+from configs.rollout import RolloutConfig
+from orchestrator.transport import ObjectStoreTransport
+
+
+class Shell:
+    """What every actor does first: redirect its output, and be callable for any method of its target."""
+
+    def __init__(self, name: str, log_dir: str, environment: Mapping[str, str]) -> None:
+        os.environ.update(environment)
+        self._redirect(Path(log_dir) / f"{name}.log")
+        self.target: Any = None
+
+    def _redirect(self, path: Path) -> None:
+        """Send stdout and stderr, of C libraries too, to a file; where it cannot be written keep Ray's own."""
+        with contextlib.suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os.dup2(log, 1)
+            os.dup2(log, 2)
+
+    def call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a method of the target."""
+        return getattr(self.target, method)(*args, **kwargs)
+
+    def probe(self, run_dir: str, token: str, name: str) -> str | None:
+        """Check that this process sees and can write the run directory; a complaint, or None."""
+        from orchestrator.run_directory import probe
+
+        return probe(Path(run_dir), token, name)
+
+
+class RolloutActor(Shell):
+    """A rollout worker in its own process."""
+
+    def setup(self, config: RolloutConfig, files: dict[str, bytes], log_path: str | None) -> int:
+        """Start the engine; returns the process id."""
+        from orchestrator.parcel import write_small_files
+        from orchestrator.rollout import RolloutWorker
+
+        self.target = RolloutWorker(config, write_small_files(files), ObjectStoreTransport(), log_path)
+        return os.getpid()
+
+
+class LearnerActor(Shell):
+    """A learner rank in its own process."""
+
+    def setup(self, rank: int, config: LearnerConfig, bucket_bytes: int) -> int:
+        """Make the rank; returns the process id."""
+        from orchestrator.learning import LearnerWorker
+
+        self.target = LearnerWorker(rank, config.ranks, ObjectStoreTransport(), bucket_bytes)
+        return os.getpid()
+
+
+class RejuvenationActor(Shell):
+    """The rejuvenation worker in its own process."""
+
+    def setup(self, bucket_bytes: int) -> int:
+        """Make the worker; returns the process id."""
+        from orchestrator.rejuvenating import RejuvenationWorker
+
+        self.target = RejuvenationWorker(ObjectStoreTransport(), bucket_bytes)
+        return os.getpid()

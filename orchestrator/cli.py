@@ -1,0 +1,198 @@
+"""The command `rejuvenate`. Nothing heavy is imported before the arguments are parsed and the config is valid."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from configs.errors import ConfigError
+
+app = typer.Typer(
+    help="Make reinforcement learning work again on language models that were over-trained by SFT.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ConfigArguments = Annotated[
+    list[str],
+    typer.Argument(metavar="FILE.yaml ... [KEY=VALUE ...]", help="YAML files, merged left to right, then overrides."),
+]
+
+
+def load_config(arguments: list[str]):  # type: ignore[no-untyped-def]
+    """Files and overrides in any order -> a valid `RunConfig` whose packages are ours."""
+    from configs.loader import load
+    from orchestrator.shadowing import check_packages
+
+    check_packages()
+    files = [a for a in arguments if "=" not in a]
+    return load(files, [a for a in arguments if "=" in a])
+
+
+def validate(arguments: list[str], *, fresh_run: bool = True):  # type: ignore[no-untyped-def]
+    """Everything that can be checked before something expensive starts; returns the config and the model's shape."""
+    from configs.checkpoint import check_model
+    from envs.registry import make
+    from orchestrator.run_directory import check_free, resolve_run_dir
+
+    config = load_config(arguments)
+    shape = check_model(config.model)
+    for kwargs in ({}, *(s.kwargs for s in config.evaluation.sets)):
+        make(config.environment.id, {**config.environment.kwargs, **kwargs}).close()
+    if fresh_run:
+        check_free(resolve_run_dir(config), config.resume)
+    return config, shape
+
+
+@app.command()
+def run(arguments: ConfigArguments) -> None:
+    """Diagnose and rejuvenate the SFT checkpoint, then train it with RL."""
+    config, _ = validate(arguments)
+    from orchestrator.compare import LEGEND, Arm, plot, tables
+    from orchestrator.console import Console
+    from orchestrator.running import run as run_all
+
+    console = Console()
+    result = run_all(config, console)
+    arm = Arm.read(result.run_dir)
+    _print([*tables([arm]), LEGEND])
+    plot([arm], result.run_dir / "curves.png")
+    console.say(f"policy: {result.run_dir / 'final'}")
+    console.say(f"curves: {result.run_dir / 'curves.png'}")
+
+
+@app.command()
+def plan(
+    arguments: ConfigArguments,
+    cluster: Annotated[
+        str | None, typer.Option(help="A cluster to compare with: nodes=2,gpus=8,cpus=64 (gpus, cpus per node).")
+    ] = None,
+) -> None:
+    """Validate, print the resolved configuration, the batch arithmetic and the placement; start nothing."""
+    config, shape = validate(arguments)
+    from orchestrator.placement import parse_cluster, this_machine
+    from orchestrator.plan import report
+
+    if cluster is not None:
+        nodes, source = parse_cluster(cluster), "declared"
+    elif config.launcher == "ray" and _address(config.cluster.address):
+        nodes, source = _connected_nodes(config), "connected"
+    else:
+        nodes, source = this_machine(config), "this machine"
+    text, short = report(config, shape, nodes, source)
+    typer.echo(text)
+    if short:
+        typer.echo(f"The run does not fit: {short}", err=True)
+        raise typer.Exit(1)
+
+
+@app.command(name="eval")
+def evaluate(
+    checkpoint: Annotated[str, typer.Argument(help="A Hugging Face directory, a hub name, or a run directory.")],
+    arguments: ConfigArguments,
+) -> None:
+    """Evaluate a checkpoint on the task sets of a configuration."""
+    location = str(Path(checkpoint) / "final") if (Path(checkpoint) / "config.yaml").is_file() else checkpoint
+    config, _ = validate([*arguments, f"model.base={location}", f"model.sft={location}", "model.start=sft"])
+    from orchestrator.evaluating import evaluate_checkpoint, table
+
+    _print([table(evaluate_checkpoint(config))])
+
+
+@app.command()
+def sft(arguments: ConfigArguments) -> None:
+    """Fine-tune the base checkpoint on demonstrations."""
+    config = load_config(arguments)
+    from configs.checkpoint import is_hub_name, read_config
+    from orchestrator.console import Console
+    from orchestrator.run_directory import check_free, resolve_run_dir
+
+    if not is_hub_name(config.model.base):
+        read_config("model.base", config.model.base)
+    check_free(resolve_run_dir(config), resume=False)
+    from orchestrator.sft import sft as fine_tune
+
+    console = Console()
+    result = fine_tune(config, console)
+    console.say(f"policy: {result.run_dir / 'final'}")
+
+
+@app.command()
+def export(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="A run directory.")],
+    output: Annotated[Path | None, typer.Option(help="Where to write it; RUN/export by default.")] = None,
+) -> None:
+    """Write the newest policy of a run as an ordinary Hugging Face directory."""
+    from orchestrator.exporting import export as export_run
+
+    target = output or run_dir / "export"
+    source = export_run(run_dir, target)
+    typer.echo(f"{target} (from {source})")
+
+
+@app.command()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN ...", help="Run directories.")],
+    output: Annotated[Path, typer.Option(help="Where to write the plot.")] = Path("compare.png"),
+) -> None:
+    """Print the table and plot the curves of several runs."""
+    from orchestrator.compare import LEGEND, Arm, plot, tables
+
+    arms = [Arm.read(run_dir) for run_dir in runs]
+    _print([*tables(arms), LEGEND])
+    plot(arms, output)
+    typer.echo(f"curves: {output}")
+
+
+def _print(parts: list) -> None:
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    for part in parts:
+        console.print(part)
+
+
+def _address(configured: str | None) -> str | None:
+    import os
+
+    return configured or os.environ.get("RAY_ADDRESS")
+
+
+def _connected_nodes(config) -> list:  # type: ignore[no-untyped-def]
+    import ray
+
+    from orchestrator.launchers import cluster_nodes, connect
+
+    connect(config)
+    try:
+        return cluster_nodes()
+    finally:
+        ray.shutdown()
+
+
+def main() -> None:
+    """Entry point: errors of the user are one paragraph and exit code 2, failures of a run one and exit code 1."""
+    try:
+        app(standalone_mode=False)
+    except ConfigError as error:
+        _stop(str(error), 2)
+    except typer.Exit as stop:
+        sys.exit(stop.exit_code)
+    except (typer.Abort, KeyboardInterrupt):
+        _stop("interrupted; everything that was started has been ended", 130)
+    except RuntimeError as error:
+        _stop(str(error), 1)
+    except Exception as error:
+        if type(error).__module__.startswith(("click", "typer")) and hasattr(error, "format_message"):
+            _stop(error.format_message(), 2)
+        raise
+
+
+def _stop(message: str, code: int) -> None:
+    typer.echo(f"rejuvenate: {message}", err=True)
+    sys.exit(code)

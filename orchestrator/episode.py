@@ -1,0 +1,136 @@
+"""One episode: an environment and a policy take turns, token ids in, token ids out."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import gymnasium
+from policies.rendering import Renderer
+
+from orchestrator.seeding import derive
+from policies.engine import Generation, GenerationRequest
+from policies.trajectory import Trajectory, TurnRecord
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How completions are drawn in one batch of episodes."""
+
+    temperature: float
+    """0 decodes greedily."""
+    max_tokens: int
+    """Longest assistant turn in tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class EpisodeJob:
+    """An episode to run."""
+
+    group: int
+    """Number of the prompt within the batch."""
+    sample: int
+    """Number of the sibling within the group."""
+    task_index: int
+    """Which task of the environment's split."""
+    seed: int
+    """Seed of this episode's sampling."""
+
+
+@dataclass(slots=True)
+class Episode:
+    """One episode between turns: `begin` and `advance` run in an environment thread, `accept` in the engine's loop."""
+
+    job: EpisodeJob
+    env: gymnasium.Env
+    renderer: Renderer
+    sampling: Sampling
+    max_model_len: int
+    prompts: dict[str, list[int]]
+    """Rendered first prompts of this batch, shared by siblings."""
+    trajectory: Trajectory = field(init=False)
+    """What has happened so far."""
+    tools: list[dict[str, Any]] = field(default_factory=list)
+    started: float = field(default_factory=time.perf_counter)
+
+    def __post_init__(self) -> None:
+        self.trajectory = Trajectory(self.job.group, self.job.sample, {}, status="")
+
+    def begin(self) -> GenerationRequest | None:
+        """Reset the environment and ask for the first turn; None when the prompt leaves no room for one."""
+        # gymnasium passes unknown attributes of wrappers on to `unwrapped` only on request
+        make_task = getattr(self.env.unwrapped, "task", None)
+        options = {"task": make_task(self.job.task_index)} if callable(make_task) else None
+        observation, info = self.env.reset(seed=derive(self.job.task_index, "environment"), options=options)
+        self.tools = list(info.get("tools", []))
+        trajectory = self.trajectory
+        trajectory.task = dict(info.get("task", {}))
+        trajectory.messages = [dict(message) for message in observation]
+        key = repr((trajectory.messages, self.tools))
+        prompt = self.prompts.get(key)
+        if prompt is None:
+            prompt = self.prompts[key] = self.renderer.prompt(trajectory.messages, self.tools or None)
+        trajectory.add_environment_tokens(prompt)
+        return self._request()
+
+    def accept(self, generation: Generation) -> None:
+        """Record a sampled turn exactly as the engine returned it."""
+        self.trajectory.add_turn(
+            TurnRecord(
+                prompt_token_ids=generation.prompt_token_ids,
+                token_ids=generation.token_ids,
+                logprobs=generation.logprobs,
+                finish_reason=generation.finish_reason,
+                policy_version=generation.policy_version,
+            )
+        )
+
+    def advance(self) -> GenerationRequest | None:
+        """Give the last turn to the environment; the next request, or None when the episode is over.
+
+        A turn that the length limit cut is still graded, and ends the episode as truncated.
+        """
+        trajectory = self.trajectory
+        turn = trajectory.turns[-1]
+        text = self.renderer.parse(turn.token_ids)
+        before = list(trajectory.messages)
+        trajectory.messages.append({"role": "assistant", "content": text})
+        observation, reward, terminated, truncated, info = self.env.step(text)
+        trajectory.reward += float(reward)
+        for name, value in info.get("metrics", {}).items():
+            trajectory.metrics[name] = trajectory.metrics.get(name, 0.0) + float(value)
+        cut = turn.finish_reason == "length"
+        if cut or truncated or terminated:
+            named = None if cut else info.get("status")
+            self._end(named or ("truncated" if cut or truncated else "finished"))
+            return None
+        new_messages = [dict(message) for message in observation]
+        trajectory.add_environment_tokens(EXTENSION)
+        trajectory.messages += new_messages
+        return self._request()
+
+    def fail(self, status: str, error: str) -> None:
+        """End the episode because its environment failed or was late; its reward so far stands."""
+        self.trajectory.error = error
+        self._end(status)
+
+    def _end(self, status: str) -> None:
+        self.trajectory.status = status
+        self.trajectory.seconds = time.perf_counter() - self.started
+
+    def _request(self) -> GenerationRequest | None:
+        """The request for the next turn; None, and truncated, when no token fits any more."""
+        trajectory = self.trajectory
+        room = self.max_model_len - len(trajectory.token_ids)
+        if room < 1:
+            self._end("truncated")
+            return None
+        number = len(trajectory.turns)
+        return GenerationRequest(
+            request_id=f"{self.job.group}-{self.job.sample}-{number}",
+            prompt_token_ids=list(trajectory.token_ids),
+            seed=derive(self.job.seed, "turn", number),
+            max_tokens=min(self.sampling.max_tokens, room),
+            temperature=self.sampling.temperature,
+        )

@@ -1,0 +1,259 @@
+"""Start the members of a run: as Ray actors in a placement group, or as objects of this process."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from configs.run import RunConfig
+from orchestrator.members import InlineMember, InlinePending, Member, MemberFailed, RayMember, RayPending
+from orchestrator.parcel import read_small_files, write_small_files
+from orchestrator.placement import Bundle, Node, bundles, shortage
+from orchestrator.workers import Workers
+
+log = logging.getLogger("rejuvenate")
+
+REPORT_EVERY_S = 30.0
+
+
+def launch(config: RunConfig, run_dir: Path, *, learners: bool = True, rollouts: bool = True) -> Workers:
+    """Start the members that a command needs.
+
+    Args:
+        config: `launcher` chooses how.
+        run_dir: where logs go; exists.
+        learners: start the learner ranks.
+        rollouts: start the rollout workers (their engines go on starting after this returns).
+
+    Raises:
+        RuntimeError: the cluster lacks resources, or a member cannot write the run directory.
+    """
+    return LAUNCHERS[config.launcher](config, run_dir, learners, rollouts)
+
+
+def launch_inline(config: RunConfig, run_dir: Path, learners: bool, rollouts: bool) -> Workers:
+    """Everything in this process, for a debugger: one learner rank, one rollout worker."""
+    from orchestrator.learning import LearnerWorker
+    from orchestrator.rejuvenating import RejuvenationWorker, resolve
+    from orchestrator.rollout import RolloutWorker
+    from orchestrator.transport import InProcessTransport
+
+    transport = InProcessTransport()
+    ranks: list[Member] = []
+    engines: list[Member] = []
+    if learners:
+        learner = LearnerWorker(0, 1, transport, config.cluster.bucket_bytes)
+        learner.join(*learner.rendezvous(), local_rank=0)  # before vLLM starts: DeepSpeed then shares its process group
+        ranks = [InlineMember("learner-0", learner)]
+    if rollouts:
+        model_dir = write_small_files(read_small_files(resolve(config.model.sft)))
+        worker = RolloutWorker(config.rollout, model_dir, transport, str(run_dir / "logs" / "rollout-0.log"))
+        engines = [InlineMember("rollout-0", worker)]
+    rejuvenator = InlineMember("rejuvenation", RejuvenationWorker(transport, config.cluster.bucket_bytes))
+
+    def close() -> None:
+        for member in [*ranks, *engines]:
+            assert isinstance(member, InlineMember)
+            member.target.close()  # type: ignore[attr-defined]
+
+    return Workers(config, ranks, engines, rejuvenator, starting=[InlinePending(None)], close=close)
+
+
+def launch_ray(config: RunConfig, run_dir: Path, learners: bool, rollouts: bool) -> Workers:
+    """Ray actors in one placement group, on a local cluster or on the one that the environment names."""
+    import ray
+    from ray.util.placement_group import placement_group, remove_placement_group
+    from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+    from orchestrator.actors import LearnerActor, RejuvenationActor, RolloutActor
+
+    started_here = connect(config)
+    wanted = bundles(config, learners=learners, rollouts=rollouts)
+    actors: list[Any] = []
+    group = None
+
+    def close() -> None:
+        for actor in actors:
+            with contextlib.suppress(Exception):
+                ray.kill(actor)
+        if group is not None:
+            with contextlib.suppress(Exception):
+                remove_placement_group(group)
+        if started_here:
+            ray.shutdown()
+
+    try:
+        check_room(wanted)
+        group = placement_group([resources(bundle) for bundle in wanted], strategy="PACK")
+        await_placement(group, wanted, config.cluster.placement_timeout_s)
+        places = {bundle.name: i for i, bundle in enumerate(wanted)}
+
+        def start(actor_class: type, name: str, bundle: str, threads: int, *, share: bool = False) -> Any:
+            place = wanted[places[bundle]]
+            actor = (
+                ray.remote(actor_class)
+                .options(
+                    num_cpus=0 if share else place.cpus,
+                    num_gpus=0 if share else place.gpus,
+                    scheduling_strategy=PlacementGroupSchedulingStrategy(group, places[bundle]),
+                    runtime_env={"env_vars": actor_environment(threads)},
+                )
+                .remote(name, str(run_dir / "logs"), {})
+            )
+            actors.append(actor)
+            return actor
+
+        names: list[str] = []
+        ranks = []
+        for i in range(config.learner.ranks if learners else 0):
+            names.append(f"learner-{i}")
+            ranks.append(start(LearnerActor, names[-1], names[-1], config.learner.threads))
+        engines = []
+        for i in range(config.rollout.workers if rollouts else 0):
+            names.append(f"rollout-{i}")
+            engines.append(start(RolloutActor, names[-1], names[-1], config.rollout.threads))
+        helper = start(RejuvenationActor, "rejuvenation", wanted[0].name, config.learner.threads, share=True)
+        names.append("rejuvenation")
+        probe_run_directory(run_dir, names, actors, config.cluster.placement_timeout_s)
+
+        limit = config.cluster.placement_timeout_s
+        bucket_bytes = config.cluster.bucket_bytes
+        rejuvenator = RayMember("rejuvenation", helper)
+        RayPending("rejuvenation", "setup", helper.setup.remote(bucket_bytes)).result(limit)
+        members = []
+        for i, actor in enumerate(ranks):
+            RayPending(f"learner-{i}", "setup", actor.setup.remote(i, config.learner, bucket_bytes)).result(limit)
+            members.append(RayMember(f"learner-{i}", actor))
+        if members:
+            join(members, limit)
+        starting = []
+        if engines:
+            files = rejuvenator.start("files", config.model).result(config.rejuvenation.timeout_s)
+            for i, actor in enumerate(engines):
+                log_path = str(run_dir / "logs" / f"rollout-{i}.log")
+                starting.append(
+                    RayPending(f"rollout-{i}", "setup", actor.setup.remote(config.rollout, files, log_path))
+                )
+        rollout_members = [RayMember(f"rollout-{i}", actor) for i, actor in enumerate(engines)]
+    except BaseException:
+        close()
+        raise
+    return Workers(config, members, rollout_members, rejuvenator, starting=starting, close=close)
+
+
+def connect(config: RunConfig) -> bool:
+    """Connect to the cluster; True when a local one was started, which then ends with this process."""
+    import ray
+
+    if ray.is_initialized():
+        return False
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+    address = config.cluster.address or os.environ.get("RAY_ADDRESS")
+    common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.WARNING, "configure_logging": True}
+    if address:
+        ray.init(address=address, **common)
+        return True
+    ray.init(
+        address="local",
+        num_cpus=config.cluster.num_cpus or len(os.sched_getaffinity(0)),
+        object_store_memory=config.cluster.object_store_bytes,
+        include_dashboard=False,
+        **common,
+    )
+    return True
+
+
+def actor_environment(threads: int) -> dict[str, str]:
+    """Environment variables that an actor's libraries read when they are imported."""
+    return {
+        "OMP_NUM_THREADS": str(threads),
+        "DS_ACCELERATOR": os.environ.get("DS_ACCELERATOR", ""),
+        "TOKENIZERS_PARALLELISM": "false",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    }
+
+
+def resources(bundle: Bundle) -> dict[str, float]:
+    """A bundle in Ray's words."""
+    return {"CPU": bundle.cpus} | ({"GPU": float(bundle.gpus)} if bundle.gpus else {})
+
+
+def cluster_nodes() -> list[Node]:
+    """The nodes of the connected cluster."""
+    import ray
+
+    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return [Node(node.get("CPU", 0.0), int(node.get("GPU", 0))) for node in alive]
+
+
+def check_room(wanted: Sequence[Bundle]) -> None:
+    """Raise `RuntimeError`, saying what is short, when the connected cluster can never hold the bundles."""
+    short = shortage(wanted, cluster_nodes())
+    if short:
+        raise RuntimeError(
+            f"The run does not fit: {short} Lower rollout.workers, learner.ranks or their cpus, or add nodes."
+        )
+
+
+def await_placement(group: Any, wanted: Sequence[Bundle], timeout_s: float) -> None:
+    """Wait for the placement group; every 30 s say what is free and what is wanted.
+
+    Raises:
+        RuntimeError: not placed within `timeout_s`.
+    """
+    import ray
+
+    need = f"{sum(b.cpus for b in wanted):g} CPUs and {sum(b.gpus for b in wanted)} GPUs in {len(wanted)} bundles"
+    deadline = time.monotonic() + timeout_s
+    while True:
+        left = deadline - time.monotonic()
+        if group.wait(timeout_seconds=max(0.1, min(left, REPORT_EVERY_S))):
+            return
+        free = ray.available_resources()
+        have = f"{free.get('CPU', 0):g} CPUs and {free.get('GPU', 0):g} GPUs are free"
+        if time.monotonic() >= deadline:
+            raise RuntimeError(
+                f"No placement within cluster.placement_timeout_s = {timeout_s:.0f} s: the run wants {need}; {have}. "
+                "Another job holds the rest: wait for it, or raise the limit."
+            )
+        log.warning("waiting for placement: the run wants %s; %s", need, have)
+
+
+def probe_run_directory(run_dir: Path, names: Sequence[str], actors: Sequence[Any], timeout_s: float) -> None:
+    """Check that every actor sees this run directory and can write it.
+
+    Raises:
+        RuntimeError: names the actor and what is wrong.
+    """
+    from orchestrator.run_directory import leave_token, seen
+
+    token = leave_token(run_dir, secrets.token_hex(8))
+    calls = [
+        RayPending(name, "start", actor.probe.remote(str(run_dir), token, name))
+        for name, actor in zip(names, actors, strict=True)
+    ]
+    complaints = [complaint for call in calls if (complaint := call.result(timeout_s))]
+    complaints += [] if complaints else seen(run_dir, names)
+    if complaints:
+        raise RuntimeError(
+            f"{complaints[0]} Set run_dir to a directory on storage that all nodes share (it is {run_dir} now)."
+        )
+
+
+def join(members: Sequence[Member], timeout_s: float) -> None:
+    """Tell all ranks where rank 0 gathers them."""
+    address, port = members[0].start("rendezvous").result(timeout_s)
+    for member in members:
+        member.start("join", address, port, 0).result(timeout_s)  # Ray shows each actor its own GPU as number 0
+
+
+LAUNCHERS: dict[str, Callable[[RunConfig, Path, bool, bool], Workers]] = {"ray": launch_ray, "inline": launch_inline}
+
+__all__ = ["MemberFailed", "connect", "launch"]

@@ -1,0 +1,144 @@
+"""Rejuvenation worker: makes the starting checkpoint and hands it on, file by file and bucket by bucket."""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from configs.checkpoint import is_hub_name
+from configs.environment import EnvironmentConfig
+from configs.model import ModelConfig
+from configs.rejuvenation import RejuvenationConfig
+from envs.registry import make
+from orchestrator.parcel import Parcel, read_small_files
+from orchestrator.transport import Transport, publish
+
+ANSWER_TOKENS = 256
+
+
+class RejuvenationWorker:
+    """Transforms or reads a checkpoint where it lies; constructible without Ray."""
+
+    def __init__(self, transport: Transport, bucket_bytes: int) -> None:
+        self.transport = transport
+        self.bucket_bytes = bucket_bytes
+
+    def files(self, model: ModelConfig) -> dict[str, bytes]:
+        """Config and tokenizer of the policy, which are the SFT checkpoint's."""
+        return read_small_files(resolve(model.sft))
+
+    def prepare(
+        self,
+        model: ModelConfig,
+        rejuvenation: RejuvenationConfig,
+        environment: EnvironmentConfig,
+        output: str,
+        seed: int,
+    ) -> Parcel:
+        """What a run starts from: the rejuvenated checkpoint (written to `output`), or `sft` or `base` as they are."""
+        report: dict[str, Any] = {}
+        if model.start == "rejuvenated":
+            base, sft = resolve(model.base), resolve(model.sft)
+            directory = output
+            if not (Path(output) / "report.json").exists():  # there already when a run resumes
+                from rejuvenation import transform
+
+                pairs = calibration_pairs(rejuvenation, environment, sft)
+                transform(base, sft, output, rejuvenation, pairs, seed=seed)
+            report = read_report(output)
+        else:
+            directory = resolve(model.sft if model.start == "sft" else model.base)
+        return Parcel(self.files(model), self._put(directory), report)
+
+    def read(self, location: str) -> Parcel:
+        """Any checkpoint as it is."""
+        directory = resolve(location)
+        return Parcel(read_small_files(directory), self._put(directory))
+
+    def _put(self, directory: str) -> list[Any]:
+        return publish(self.transport, read_tensors(directory), self.bucket_bytes, version=0)
+
+
+def resolve(location: str) -> str:
+    """A checkpoint's local directory: itself, or a hub name's snapshot (downloaded; safetensors only, never code)."""
+    if not is_hub_name(location):
+        return os.path.abspath(location)
+    from huggingface_hub import snapshot_download
+
+    return snapshot_download(location, allow_patterns=["*.json", "*.safetensors", "*.txt", "*.jinja", "*.model"])
+
+
+def read_tensors(directory: str) -> Iterator[tuple[str, Any]]:
+    """Names and tensors of a checkpoint directory, one at a time."""
+    from safetensors import safe_open
+
+    for file in sorted(Path(directory).glob("*.safetensors")):
+        with safe_open(file, framework="pt") as handle:
+            for name in sorted(handle.keys()):
+                yield name, handle.get_tensor(name)
+
+
+def read_report(directory: str) -> dict[str, Any]:
+    """The report that `rejuvenation.transform` left beside the checkpoint."""
+    import json
+
+    return json.loads((Path(directory) / "report.json").read_text())
+
+
+def calibration_pairs(config: RejuvenationConfig, environment: EnvironmentConfig, sft: str) -> list[Any]:
+    """Prompt-response pairs on which neurons are scored (method: calibration pairs).
+
+    From `rejuvenation.calibration` if given; else the environment's demonstrations on its training tasks, one pair per
+    assistant turn; else greedy answers of the SFT checkpoint to the training prompts.
+    """
+    from policies.rendering import Renderer, load_tokenizer
+
+    from rejuvenation.pairs import conversation_pairs, load_pairs
+
+    if config.calibration is not None:
+        return load_pairs(config.calibration, sft)
+    tokenizer = load_tokenizer(sft)
+    renderer = Renderer(tokenizer)
+    env = make(environment.id, environment.kwargs)
+    make_task = getattr(env.unwrapped, "task", None)
+    demonstrate = getattr(env.unwrapped, "demonstration", None)
+    pairs: list[Any] = []
+    prompts: list[list[int]] = []
+    for index in itertools.count():
+        if max(len(pairs), len(prompts)) >= config.calibration_pairs:
+            break
+        options = {"task": make_task(index)} if callable(make_task) else None
+        observation, info = env.reset(seed=index, options=options)
+        tools = list(info.get("tools", [])) or None
+        messages = demonstrate() if callable(demonstrate) else None
+        if messages:
+            pairs += conversation_pairs(tokenizer, messages, tools)
+        else:
+            prompts.append(renderer.prompt([dict(m) for m in observation], tools))
+    env.close()
+    if pairs:
+        return pairs[: config.calibration_pairs]
+    return greedy_pairs(sft, prompts)
+
+
+def greedy_pairs(checkpoint: str, prompts: list[list[int]]) -> list[Any]:
+    """Greedy answers of a checkpoint, at most `ANSWER_TOKENS` long, one prompt at a time (no padding, no surprises)."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from rejuvenation import TokenPair
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, trust_remote_code=False).to(device).eval()
+    pairs = []
+    for prompt in prompts:
+        ids = torch.tensor([prompt], device=device)
+        with torch.no_grad():
+            out = model.generate(
+                ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=ANSWER_TOKENS
+            )
+        pairs.append(TokenPair(prompt, out[0, len(prompt) :].tolist()))
+    return pairs

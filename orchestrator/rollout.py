@@ -1,0 +1,138 @@
+"""Rollout worker: one engine, many episodes at once.
+
+The engine decodes in this thread; environments reset and step in a pool of threads, so that a slow tool stalls its own
+episode only. With `deterministic` every environment is waited for before the engine goes on: the engine then sees the
+same batches in each run, which exact resume of multi-turn tasks needs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import gymnasium
+from policies.rendering import Renderer, load_tokenizer
+
+from configs.environment import EnvironmentConfig
+from configs.rollout import RolloutConfig
+from envs.registry import make
+from orchestrator.environment_threads import EnvironmentThreads, Outcome
+from orchestrator.episode import Episode, EpisodeJob, Sampling
+from orchestrator.transport import Transport, receive
+from policies.engine import Engine
+from policies.trajectory import Trajectory
+
+
+class RolloutWorker:
+    """Runs episodes on its engine and takes new weights; constructible without Ray."""
+
+    def __init__(
+        self, config: RolloutConfig, model_dir: str, transport: Transport, log_path: str | None = None
+    ) -> None:
+        self.config = config
+        self.transport = transport
+        self.engine = Engine(config, model_dir, load_weights=False, log_path=log_path)
+        self.renderer = Renderer(load_tokenizer(model_dir))
+        self._idle: dict[str, list[gymnasium.Env]] = {}
+        self.threads = EnvironmentThreads(config.env_threads, config.step_timeout_s)
+
+    def update_weights(self, handles: list[Any], version: int) -> int:
+        """Fetch published buckets and put them into the engine; returns the engine's policy_version."""
+        self.engine.update_weights(receive(self.transport, handles, self.config.timeout_s), version)
+        return self.engine.policy_version
+
+    def weights(self) -> dict[str, Any]:
+        """What the engine computes with, by checkpoint name (CPU; see `Engine.weights`)."""
+        return self.engine.weights()
+
+    def run(self, jobs: Sequence[EpisodeJob], environment: EnvironmentConfig, sampling: Sampling) -> list[Trajectory]:
+        """Run episodes to their end.
+
+        Args:
+            jobs: the episodes; siblings share a task.
+            environment: which environment; instances are kept and reused.
+            sampling: temperature and turn limit.
+
+        Returns:
+            One trajectory per job, in the order of `jobs`. A failure of an environment is a trajectory with a status.
+
+        Raises:
+            RuntimeError: the engine failed, or the batch took longer than `config.timeout_s`.
+        """
+        return EpisodeBatch(self, jobs, environment, sampling).run()
+
+    def take_env(self, environment: EnvironmentConfig) -> gymnasium.Env:
+        """An idle environment of this kind, or a new one."""
+        idle = self._idle.setdefault(repr(environment), [])
+        return idle.pop() if idle else make(environment.id, environment.kwargs)
+
+    def return_env(self, environment: EnvironmentConfig, env: gymnasium.Env) -> None:
+        """Keep a healthy environment for later episodes."""
+        self._idle[repr(environment)].append(env)
+
+    def close(self) -> None:
+        """Close the engine and all environments."""
+        for pool in self._idle.values():
+            for env in pool:
+                env.close()
+        self.threads.close()
+        self.engine.close()
+
+
+class EpisodeBatch:
+    """One call of `RolloutWorker.run`."""
+
+    def __init__(
+        self, worker: RolloutWorker, jobs: Sequence[EpisodeJob], environment: EnvironmentConfig, sampling: Sampling
+    ) -> None:
+        self.worker = worker
+        self.config = worker.config
+        self.environment = environment
+        prompts: dict[str, list[int]] = {}
+        self.episodes = [
+            Episode(job, worker.take_env(environment), worker.renderer, sampling, self.config.max_model_len, prompts)
+            for job in jobs
+        ]
+        self.decoding: dict[str, Episode] = {}
+        self.open = len(self.episodes)
+
+    def run(self) -> list[Trajectory]:
+        """Alternate between the engine and the environments until all episodes are over."""
+        deadline = time.monotonic() + self.config.timeout_s
+        threads = self.worker.threads
+        for episode in self.episodes:
+            threads.start(episode, episode.begin)
+        while self.open:
+            if time.monotonic() > deadline:
+                self._give_up()
+            for outcome in threads.collect(wait_for_all=self.config.deterministic, wait_for_one=not self.decoding):
+                self._take(outcome)
+            if self.decoding:
+                for generation in self.worker.engine.step():
+                    episode = self.decoding.pop(generation.request_id)
+                    episode.accept(generation)
+                    threads.start(episode, episode.advance)
+        return [episode.trajectory for episode in self.episodes]
+
+    def _take(self, outcome: Outcome) -> None:
+        """Send an episode's next turn to the engine, or end the episode."""
+        episode: Episode = outcome.owner
+        if outcome.failure is not None:  # the environment may be broken or busy: it is not used again
+            episode.fail(*outcome.failure)
+            self.open -= 1
+        elif outcome.value is None:
+            self.open -= 1
+            self.worker.return_env(self.environment, episode.env)
+        else:
+            self.decoding[outcome.value.request_id] = episode
+            self.worker.engine.submit(outcome.value)
+
+    def _give_up(self) -> None:
+        self.worker.engine.abort(list(self.decoding))
+        waiting = self.open - len(self.decoding)
+        self.worker.threads.forget()
+        raise RuntimeError(
+            f"{self.open} of {len(self.episodes)} episodes were not over after rollout.timeout_s = "
+            f"{self.config.timeout_s:.0f} s: {len(self.decoding)} were decoding, {waiting} waited for their environment"
+        )

@@ -1,0 +1,108 @@
+"""One run from start to end: rejuvenate, load, publish version 0, evaluate, train, evaluate, export."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from configs.errors import ConfigError
+from configs.loader import as_mapping, load
+from configs.run import RunConfig
+from orchestrator import checkpoints, loggers, loop, run_directory
+from orchestrator.checkpoints import RunState
+from orchestrator.console import Console
+from orchestrator.launchers import launch
+from orchestrator.parcel import Parcel
+from orchestrator.workers import Workers
+
+MAY_DIFFER_ON_RESUME = {"resume", "run_dir", "cluster", "launcher", "logging", "checkpoint"}
+"""Fields that a resumed run may change; any other would make it a different run."""
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """Where a run ended."""
+
+    run_dir: Path
+    state: RunState
+    report: dict
+    """The rejuvenation's report; empty where RL started from a checkpoint as it was."""
+
+
+def run(config: RunConfig, console: Console) -> Result:
+    """Start the workers, do the run, end them."""
+    run_dir = run_directory.resolve_run_dir(config)
+    open_run(config, run_dir)
+    with launch(config, run_dir) as workers:
+        return run_on(config, workers, run_dir, console)
+
+
+def open_run(config: RunConfig, run_dir: Path) -> None:
+    """Create the run directory, or check that the run in it can be resumed with this configuration.
+
+    Raises:
+        ConfigError: it holds something else, or `resume` and the configuration changed.
+    """
+    run_directory.check_free(run_dir, config.resume)
+    if config.resume:
+        check_same(config, load([run_dir / "config.yaml"]))
+    else:
+        run_directory.create(run_dir, config)
+
+
+def check_same(config: RunConfig, before: RunConfig) -> None:
+    """Raise `ConfigError` at the first field in which a resumed run differs from the run it continues."""
+    now, then = as_mapping(config), as_mapping(before)
+    if config.algorithm.steps >= before.algorithm.steps:  # a run may be made longer
+        now["algorithm"] = now["algorithm"] | {"steps": then["algorithm"]["steps"]}
+    for section in now:
+        if section not in MAY_DIFFER_ON_RESUME and now[section] != then[section]:
+            raise ConfigError(
+                section,
+                f"must be as in the run that is resumed ({then[section]})",
+                now[section],
+                "Give the same files and overrides, or start a new run in another run_dir.",
+            )
+
+
+def run_on(config: RunConfig, workers: Workers, run_dir: Path, console: Console) -> Result:
+    """Do a run on workers that exist already (a demo or study does one after the other).
+
+    The run directory exists (`open_run`).
+    """
+    parcel, state = start_policy(config, workers, run_dir, console)
+    recorded = loggers.Loggers(config.logging, run_dir)
+    try:
+        if state.step == 0:
+            with console.stage("evaluated before RL"):
+                loop.evaluate(config, workers, run_dir, 0)
+        state = loop.train(config, workers, run_dir, parcel.files, state, recorded, console)
+        with console.stage("evaluated after RL"):
+            loop.evaluate(config, workers, run_dir, state.step)
+    finally:
+        recorded.close()
+    final = run_dir / "final"
+    shutil.rmtree(final, ignore_errors=True)  # made by this run before it was resumed to go on longer
+    workers.export(str(final), parcel.files)
+    return Result(run_dir, state, parcel.report)
+
+
+def start_policy(config: RunConfig, workers: Workers, run_dir: Path, console: Console) -> tuple[Parcel, RunState]:
+    """Give learners and engines the policy to go on from: version 0, or the newest checkpoint of a resumed run."""
+    verb = "rejuvenated" if config.model.start == "rejuvenated" else f"read the {config.model.start} checkpoint"
+    with console.stage(verb):
+        parcel = workers.prepare(config, str(run_dir / "rejuvenated"))
+    with console.stage("weights handed to the learners"):
+        workers.load(parcel, config)
+    state = RunState(step=0, policy_version=0)
+    newest = checkpoints.latest(run_dir) if config.resume else None
+    if newest is not None:
+        state = checkpoints.verify(newest)
+        workers.restore(str(newest / "learner"))
+        console.say(f"resumed after training step {state.step}")
+    if config.resume:
+        loggers.set_aside_after(run_dir, state.step)
+    with console.stage("engines ready"):
+        workers.publish(state.policy_version)
+    return replace(parcel, handles=[]), state

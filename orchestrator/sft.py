@@ -1,0 +1,128 @@
+"""`rejuvenate sft`: supervised fine-tuning of the base checkpoint with the learner's SFT loss."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from configs.errors import ConfigError
+from configs.run import RunConfig
+from envs.registry import make
+from orchestrator import loggers, run_directory
+from orchestrator.console import Console
+from orchestrator.launchers import launch
+from orchestrator.parcel import write_small_files
+from orchestrator.running import Result, RunState
+from orchestrator.seeding import derive
+from orchestrator.workers import Workers
+from policies.batching import Sample
+from policies.losses import Loss
+
+
+def sft(config: RunConfig, console: Console) -> Result:
+    """Start the learner group, fine-tune `model.base`, export final/ and the ladder's checkpoints, end."""
+    run_dir = run_directory.resolve_run_dir(config)
+    run_directory.check_free(run_dir, resume=False)
+    run_directory.create(run_dir, config)
+    with launch(config, run_dir, rollouts=False) as workers:
+        return sft_on(config, workers, run_dir, console)
+
+
+def sft_on(config: RunConfig, workers: Workers, run_dir: Path, console: Console) -> Result:
+    """Fine-tune on learners that exist already."""
+    parcel = workers.read(config.model.base)
+    workers.load(parcel, config)
+    examples = render(conversations(config), parcel.files)
+    loss = Loss("sft")
+    recorded = loggers.Loggers(config.logging, run_dir)
+    console.begin("fine-tuning", total=config.sft.steps)
+    for step in range(1, config.sft.steps + 1):
+        batch = [examples[i] for i in batch_indices(len(examples), config.sft.batch_size, step, config.seed)]
+        figures = workers.update(batch, loss)
+        recorded.log(step, figures)
+        console.advance(figures)
+        if step in (config.sft.save_steps or []) and step < config.sft.steps:
+            workers.export(str(run_dir / f"step_{step:06d}"), parcel.files)
+    console.end()
+    recorded.close()
+    workers.export(str(run_dir / "final"), parcel.files)
+    return Result(run_dir, RunState(config.sft.steps, 0), {})
+
+
+def batch_indices(examples: int, batch_size: int, step: int, seed: int) -> list[int]:
+    """Indices of the examples of optimizer step `step` (from 1): shuffled passes over the data, cut into batches."""
+    first = (step - 1) * batch_size
+    indices = []
+    for position in range(first, first + batch_size):
+        epoch, place = divmod(position, examples)
+        order = np.random.default_rng(derive(seed, "sft", epoch)).permutation(examples)
+        indices.append(int(order[place]))
+    return indices
+
+
+def conversations(config: RunConfig) -> list[tuple[list[dict[str, Any]], list[dict[str, Any]] | None]]:
+    """Messages and tools of every example: from `sft.data`, or demonstrations of the training environment.
+
+    Raises:
+        ConfigError: the file is missing or malformed, or the environment has no demonstrations.
+    """
+    if config.sft.data is not None:
+        return read_conversations(Path(config.sft.data))
+    env = make(config.environment.id, config.environment.kwargs)
+    make_task = getattr(env.unwrapped, "task", None)
+    demonstrate = getattr(env.unwrapped, "demonstration", None)
+    found = []
+    for index in range(config.sft.examples):
+        options = {"task": make_task(index)} if callable(make_task) else None
+        _, info = env.reset(seed=index, options=options)
+        messages = demonstrate() if callable(demonstrate) else None
+        if not messages:
+            raise ConfigError(
+                "sft.data",
+                "must be given: the environment has no demonstrations",
+                config.environment.id,
+                'Give a JSONL of {"messages": [...]} lines, or define expert_turns in the environment.',
+            )
+        found.append((messages, list(info.get("tools", [])) or None))
+    env.close()
+    return found
+
+
+def read_conversations(path: Path) -> list[tuple[list[dict[str, Any]], list[dict[str, Any]] | None]]:
+    """Read a JSONL of `{"messages": [...], "tools": [...]}` lines; `tools` is optional."""
+    if not path.is_file():
+        raise ConfigError("sft.data", "must be an existing JSONL file", str(path), "Check the path.")
+    found = []
+    for number, line in enumerate(path.read_text().splitlines(), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+            found.append((list(row["messages"]), row.get("tools")))
+        except (ValueError, KeyError, TypeError):
+            raise ConfigError(
+                "sft.data", 'must hold {"messages": [...]} on each line', f"{path}:{number}", "Correct that line."
+            ) from None
+    if not found:
+        raise ConfigError("sft.data", "must hold at least one conversation", str(path), "Add lines to it.")
+    return found
+
+
+def render(
+    examples: Sequence[tuple[list[dict[str, Any]], list[dict[str, Any]] | None]], files: dict[str, bytes]
+) -> list[Sample]:
+    """Token ids and masks: 1 on assistant turns, their end-of-turn token included."""
+    from policies.rendering import Renderer, load_tokenizer
+
+    with tempfile.TemporaryDirectory() as directory:
+        renderer = Renderer(load_tokenizer(write_small_files(files, directory)))
+    samples = []
+    for messages, tools in examples:
+        token_ids, loss_mask = renderer.training_example(messages, tools)
+        samples.append(Sample(token_ids, loss_mask))
+    return samples

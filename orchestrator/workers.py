@@ -1,0 +1,120 @@
+"""The parts of a run, started once: learner ranks, rollout workers and the rejuvenation worker.
+
+`Workers` is all that the loops see; whether its members are Ray actors or objects of this process is the launcher's
+business (`orchestrator.launchers`). It is reused for one run after the other (`load` gives it another checkpoint).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from configs.environment import EnvironmentConfig
+from configs.run import RunConfig
+from orchestrator.episode import EpisodeJob, Sampling
+from orchestrator.members import Member, Pending, call_all, gather
+from orchestrator.parcel import Parcel
+
+
+class Workers:
+    """Calls to the members, each with its time limit."""
+
+    def __init__(
+        self,
+        config: RunConfig,
+        learners: Sequence[Member],
+        rollouts: Sequence[Member],
+        rejuvenator: Member,
+        *,
+        starting: Sequence[Pending] = (),
+        close: Callable[[], None],
+    ) -> None:
+        self.config = config
+        self.learners = list(learners)
+        self.rollouts = list(rollouts)
+        self.rejuvenator = rejuvenator
+        self.version = -1  # nothing published yet
+        self._starting = list(starting)
+        self._close = close
+
+    def prepare(self, config: RunConfig, output: str) -> Parcel:
+        """Make (or read) the checkpoint that RL starts from; see `RejuvenationWorker.prepare`."""
+        call = self.rejuvenator.start(
+            "prepare", config.model, config.rejuvenation, config.environment, output, config.seed
+        )
+        return call.result(config.rejuvenation.timeout_s)
+
+    def read(self, location: str) -> Parcel:
+        """Any checkpoint as it is."""
+        return self.rejuvenator.start("read", location).result(self.config.rejuvenation.timeout_s)
+
+    def wait_for_engines(self) -> None:
+        """Wait until all engines have started."""
+        gather(self._starting, self.config.rollout.start_timeout_s)
+        self._starting = []
+
+    def load(self, parcel: Parcel, config: RunConfig) -> None:
+        """Hand a checkpoint to the learner group, with a fresh optimizer."""
+        reference = config.algorithm.kl_coef > 0
+        call_all(
+            self.learners,
+            "load",
+            parcel,
+            config.learner,
+            config.seed,
+            reference,
+            config.learner.timeout_s,
+            timeout_s=config.learner.start_timeout_s,
+        )
+
+    def publish(self, version: int) -> None:
+        """The learners publish their weights as `version`; every engine takes them."""
+        handles = call_all(self.learners, "publish", version, timeout_s=self.config.learner.timeout_s)[0]
+        self.deliver(handles, version)
+
+    def deliver(self, handles: list[Any], version: int) -> None:
+        """Every engine takes published buckets as `version`."""
+        self.wait_for_engines()
+        held = call_all(self.rollouts, "update_weights", handles, version, timeout_s=self.config.rollout.timeout_s)
+        assert held == [version] * len(self.rollouts), (held, version)
+        self.version = version
+
+    def generate(self, jobs: Sequence[EpisodeJob], environment: EnvironmentConfig, sampling: Sampling) -> list[Any]:
+        """Run episodes, whole groups dealt over the rollout workers; trajectories in the order of `jobs`."""
+        count = len(self.rollouts)
+        shares = [[job for job in jobs if job.group % count == i] for i in range(count)]
+        calls = [
+            (i, member.start("run", shares[i], environment, sampling))
+            for i, member in enumerate(self.rollouts)
+            if shares[i]
+        ]
+        limit = self.config.rollout.timeout_s + 60.0  # the worker itself gives up earlier, and says more
+        results = gather([call for _, call in calls], limit)
+        found = {(t.group, t.sample): t for batch in results for t in batch}
+        return [found[job.group, job.sample] for job in jobs]
+
+    def update(self, samples: Sequence[Any], loss: Any) -> dict[str, float]:
+        """One optimizer step of the learner group; the figures are equal on all ranks."""
+        return call_all(self.learners, "update", samples, loss, timeout_s=self.config.learner.timeout_s)[0]
+
+    def save(self, directory: str) -> None:
+        """Every rank writes its state below `directory`."""
+        call_all(self.learners, "save", directory, timeout_s=self.config.learner.timeout_s)
+
+    def restore(self, directory: str) -> None:
+        """Every rank reads its state from a verified `directory`."""
+        call_all(self.learners, "restore", directory, timeout_s=self.config.learner.timeout_s)
+
+    def export(self, directory: str, files: dict[str, bytes]) -> None:
+        """Write the present policy as a Hugging Face directory."""
+        call_all(self.learners, "export", directory, files, timeout_s=self.config.learner.timeout_s)
+
+    def close(self) -> None:
+        """End all members."""
+        self._close()
+
+    def __enter__(self) -> Workers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
