@@ -228,13 +228,12 @@ class ConversationEnv(gymnasium.Env[tuple[Message, ...], str]):
         """Play the expert on the current task.
 
         Returns:
-            What follows the opening messages: the assistant's turns and what the environment answered between them,
-            so that `[*observation, *env.demonstration()]` is a whole episode; None where there is no expert. The
-            episode has then ended: reset before stepping.
+            The whole conversation: the opening messages, the expert's turns and what the environment answered; None
+            where there is no expert. The episode has then ended: reset before stepping.
         """
         if not self._task_json:
             raise gymnasium.error.ResetNeeded(f"{type(self).__name__}.demonstration needs a task. Call reset first.")
-        observation, _ = self.reset(options={"task": json.loads(self._task_json)})
+        self.reset(options={"task": json.loads(self._task_json)})
         turns = self.expert_turns(self.current_task)
         if turns is None:
             return None
@@ -244,7 +243,7 @@ class ConversationEnv(gymnasium.Env[tuple[Message, ...], str]):
                 raise ValueError(f"{type(self).__name__}.expert_turns goes on after the episode has ended: {turns!r}.")
             _, _, terminated, truncated, _ = self.step(text)
             ended = terminated or truncated
-        return copy.deepcopy(self.messages[len(observation) :])
+        return copy.deepcopy(self.messages)
 
     # ---- inside --------------------------------------------------------------------------------------------------
 

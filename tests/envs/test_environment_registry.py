@@ -1,0 +1,102 @@
+import subprocess
+import sys
+
+import gymnasium
+import pytest
+
+import envs
+from configs.errors import ConfigError
+from envs.arithmetic import ArithmeticEnv
+from envs.registry import REGISTRATIONS, accepted_kwargs, register_all
+
+CONVERTER = "examples.environments.unit_converter:UnitConverter"
+
+
+@pytest.mark.parametrize("environment_id", [*REGISTRATIONS, CONVERTER])
+def test_made_environments_have_a_spec_and_no_wrapper(environment_id):
+    env = envs.make(environment_id, {"seed": 3})
+    assert env.unwrapped is env
+    assert env.spec is not None
+    assert env.spec.id == environment_id
+    assert env.spec.make(render_mode="ansi").unwrapped.task_seed == 3
+
+
+def test_gymnasium_makes_them_as_it_makes_every_environment():
+    env = gymnasium.make("rejuvenate/Arithmetic-v0", operations_max=3)
+    assert isinstance(env.unwrapped, ArithmeticEnv)
+    assert env.unwrapped.operations == (2, 3)
+    register_all()
+
+
+def test_vectors_of_environments_can_be_made():
+    vector = gymnasium.make_vec("rejuvenate/Lookup-v0", num_envs=2)
+    observations, _ = vector.reset(seed=[1, 2])
+    assert len(observations) == 2
+    vector.close()
+
+
+@pytest.mark.parametrize(
+    ("environment_id", "parts"),
+    [
+        ("rejuvenate/Arithmetics-v0", ["is not a registered id", "Did you mean 'rejuvenate/Arithmetic-v0'?"]),
+        ("Zzz", ["is not a registered id", "rejuvenate/Lookup-v0", "package.module:Class"]),
+        ("", ["is not a registered id"]),
+        ("no_such_package.module:Env", ["cannot be imported (No module named 'no_such_package')", "install it"]),
+        ("examples.environments.unit_converter:UnitConvert", ["names nothing in", "Did you mean 'UnitConverter'?"]),
+        ("examples.environments.unit_converter:METRES", ["must name a subclass of gymnasium.Env"]),
+        ("json:JSONDecoder", ["must name a subclass of gymnasium.Env"]),
+        (":Env", ["cannot be imported"]),
+        ("examples.environments.unit_converter:", ["names nothing in"]),
+    ],
+)
+def test_unknown_environments_are_explained(environment_id, parts):
+    with pytest.raises(ConfigError) as error:
+        envs.make(environment_id)
+    assert error.value.field == "environment.id"
+    for part in parts:
+        assert part in str(error.value)
+
+
+def test_a_module_that_raises_at_import_is_explained(tmp_path, monkeypatch):
+    (tmp_path / "breaks_at_import.py").write_text("1 / 0")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=r"cannot be imported \(division by zero\).* runs its code"):
+        envs.make("breaks_at_import:Env")
+
+
+def test_an_id_that_importing_a_module_registers(tmp_path, monkeypatch):
+    (tmp_path / "registers_itself.py").write_text(
+        "import gymnasium\ngymnasium.register('own/Sums-v0', entry_point='envs.arithmetic:ArithmeticEnv')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    try:
+        assert isinstance(envs.make("registers_itself:own/Sums-v0").unwrapped, ArithmeticEnv)
+    finally:
+        gymnasium.registry.pop("own/Sums-v0", None)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        (
+            {"operation_max": 3},
+            r"environment\.kwargs\.operation_max is no argument of ArithmeticEnv, got 3\. Did you mean",
+        ),
+        ({"zzz": 3}, r"environment\.kwargs\.zzz is no argument of ArithmeticEnv, got 3\. It takes: .*split"),
+        ({"operations_max": 0}, r"environment\.kwargs\.operations_max must lie in \[1, 64\], got 0"),
+    ],
+)
+def test_wrong_keyword_arguments_are_explained(kwargs, message):
+    with pytest.raises(ConfigError, match=message):
+        envs.make("rejuvenate/Arithmetic-v0", kwargs)
+
+
+def test_accepted_keywords_follow_the_bases():
+    assert {"operations_min", "split", "seed", "max_turns", "render_mode"} <= (accepted_kwargs(ArithmeticEnv) or set())
+    assert accepted_kwargs(type("Open", (), {"__init__": lambda self, **kwargs: None})) is None
+
+
+def test_importing_envs_is_light():
+    code = "import envs, sys; print(sorted({'torch', 'transformers', 'ray', 'vllm', 'deepspeed'} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert result.stdout.strip() == "[]"
