@@ -75,7 +75,7 @@ lint-format:
 lint-types:
 	@$(PY) -m mypy
 lint-imports:
-	@.venv/bin/lint-imports
+	@.venv/bin/lint-imports --no-logo
 fast-tests:
 	@$(PY) -m pytest 2>&1 | tee build/fast-tests.log
 slow-tests:

@@ -30,11 +30,15 @@ wanted() {
 }
 
 check_machine() {
-    local machine
+    local machine compiler
     machine="$(uname -s) $(uname -m)"
     [ "$machine" = "Linux x86_64" ] || fail "the pinned stack is for Linux on x86_64 and this is $machine: use such a machine."
-    command -v "${CXX:-g++}" >/dev/null ||
-        fail "no C++ compiler: DeepSpeed compiles a small op on first use and '${CXX:-g++}' was not found; install g++ (Debian, Ubuntu: apt install g++)."
+    for compiler in ${CXX:-g++ c++}; do
+        command -v "$compiler" >/dev/null ||
+            fail "no C++ compiler: DeepSpeed compiles a small op on first use and '$compiler' was not found; install g++ (Debian, Ubuntu: apt install g++)."
+    done
+    [[ $PWD != *[[:space:]]* ]] ||
+        fail "the path of the checkout, '$PWD', has a space in it and DeepSpeed's op cannot be linked there: move the checkout."
     command -v make >/dev/null || fail "make was not found; install it (Debian, Ubuntu: apt install make)."
 }
 

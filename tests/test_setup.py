@@ -34,7 +34,7 @@ def pins() -> dict[str, str]:
 @pytest.fixture
 def checkout(tmp_path):
     """A checkout whose PATH holds only what set-up needs, with a stand-in for Python 3.12."""
-    root = tmp_path / "check out"
+    root = tmp_path / "checkout"
     (root / "requirements").mkdir(parents=True)
     shutil.copy(ROOT / "pyproject.toml", root)
     for name in ("cpu.txt", "setup.sh"):
@@ -42,7 +42,7 @@ def checkout(tmp_path):
     (tmp_path / "bin").mkdir()
     for name in TOOLS:
         (tmp_path / "bin" / name).symlink_to(shutil.which(name))
-    for name in ("make", "g++"):
+    for name in ("make", "g++", "c++"):
         executable(tmp_path / "bin" / name, "#!/bin/sh\n")
     python(tmp_path, "python3", "3.12")
     return root
@@ -132,6 +132,7 @@ def test_versioned_python_is_found_when_python3_is_too_old(checkout):
     ("missing", "environment", "message"),
     [
         ("g++", {}, r"no C\+\+ compiler: .* install g\+\+"),
+        ("c++", {}, r"no C\+\+ compiler: .* install g\+\+"),
         ("make", {}, "make was not found; install it"),
         ("python3", {}, "Python 3.11, 3.12 or 3.13 is needed and python3 is missing"),
         (None, {"PYTHON": "python3.8"}, "PYTHON=python3.8 is 3.8; Python 3.11, 3.12 or 3.13 is needed"),
@@ -145,6 +146,21 @@ def test_what_the_machine_lacks_is_said_in_one_line(checkout, missing, environme
     assert result.returncode == 1
     assert re.fullmatch(f"set-up: .*{message}.*\n", result.stderr), result.stderr
     assert not (checkout / ".venv").exists()
+
+
+def test_checkout_under_a_path_with_a_space_is_refused(checkout):
+    moved = checkout.rename(checkout.parent / "check out")
+    result = set_up(moved)
+    assert result.returncode == 1
+    assert "has a space in it" in result.stderr
+    assert result.stderr.count("\n") == 1
+
+
+def test_moved_checkout_is_set_up_again(checkout):
+    set_up(checkout)
+    moved = checkout.rename(checkout.parent / "moved")
+    assert "ready" in set_up(moved).stdout
+    assert set_up(moved).stdout == ""
 
 
 @pytest.mark.parametrize(("probe", "package"), [("ensurepip", "python3.12-venv"), ("Python.h", "python3.12-dev")])
