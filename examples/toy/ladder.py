@@ -6,9 +6,7 @@ import random
 from collections.abc import Iterator
 from pathlib import Path
 
-import gymnasium
-
-import envs  # noqa: F401  (registers the environments)
+from envs.arithmetic import ArithmeticEnv
 from examples.toy.checkpoint import load_model, save_checkpoint
 from examples.toy.tokenizer import build_tokenizer
 from examples.toy.training import Pair, train
@@ -18,16 +16,18 @@ OVER_STEPS = 1500
 EXAMPLES = 128
 BATCH_SIZE = 64
 LEARNING_RATE = 1e-3
-ENVIRONMENT = {"operations_min": 2, "operations_max": 2, "operand_max": 20}
+PROBLEMS = {"operations_min": 2, "operations_max": 2, "operand_max": 20}
 
 
 def demonstrations(count: int, seed: int) -> list[Pair]:
     """Return the environment's own expert answers to `count` problems of its train split."""
-    environment = gymnasium.make("rejuvenate/Arithmetic-v0", split="train", seed=seed, **ENVIRONMENT).unwrapped
+    environment = ArithmeticEnv(**PROBLEMS, split="train", seed=seed)
     pairs = []
     for index in range(count):
         environment.reset(options={"task": environment.task(index)})
-        user, assistant = environment.demonstration()
+        messages = environment.demonstration()
+        assert messages is not None
+        user, assistant = messages
         pairs.append((user["content"], assistant["content"]))
     return pairs
 
