@@ -106,7 +106,11 @@ def _unknown(rule: str, name: str, known: Iterable[str], listed: Iterable[str]) 
 
 
 def _check_kwargs(cls: Any, kwargs: Mapping[str, Any]) -> None:
-    """Raise `ConfigError` for a keyword argument that no constructor of the class takes."""
+    """Raise `ConfigError` for a keyword argument that the constructor does not take, or needs and does not get."""
+    own = inspect.signature(cls).parameters.values()
+    for missing in (p.name for p in own if p.kind is p.KEYWORD_ONLY and p.default is p.empty and p.name not in kwargs):
+        fix = f"Set environment.kwargs.{missing}."
+        raise ConfigError(f"environment.kwargs.{missing}", f"is needed by {cls.__name__}", None, fix)
     accepted = accepted_kwargs(cls)
     for name in kwargs:
         if accepted is not None and name not in accepted:

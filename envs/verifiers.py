@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+from decimal import Decimal
+
+_NUMBER = re.compile(r"-?[0-9]+(?:\.[0-9]+)?", re.ASCII)
+
 
 def answer_after(text: str, marker: str = "#") -> str | None:
     """Return what follows the last `marker`, without the space around it; None where there is no marker.
@@ -28,3 +33,21 @@ def integer_after(text: str, marker: str = "#") -> int | None:
     if not (digits.isascii() and digits.isdigit() and len(digits) <= 18):
         return None
     return int(answer)
+
+
+def number_after(text: str, marker: str = "####") -> Decimal | None:
+    """Return the number after the last `marker`, on its line; None where there is none.
+
+    Thousands separators, a currency sign, a unit of percent and a full stop at the end are left out.
+
+    Args:
+        text: the assistant's turn, for example `"9 * 2 = 18 #### $1,018."`, which gives 1018.
+        marker: text that precedes the answer.
+    """
+    answer = answer_after(text, marker)
+    if not answer:
+        return None
+    number = answer.splitlines()[0].strip().rstrip(".%").replace(",", "").replace("$", "").strip()
+    if len(number) > 40 or not _NUMBER.fullmatch(number):
+        return None
+    return Decimal(number)
