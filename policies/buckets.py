@@ -125,5 +125,5 @@ def _close(version: int, index: int, entries: list[Entry], data: np.ndarray) -> 
 
 def _checksum(version: int, index: int, entries: tuple[Entry, ...], data: np.ndarray) -> str:
     digest = xxhash.xxh3_64(repr((version, index, entries)).encode())
-    digest.update(data)
+    digest.update(data.data)
     return digest.hexdigest()

@@ -22,6 +22,8 @@ from torch import Tensor
 from configs.rollout import RolloutConfig
 from policies.checkpoint_shapes import check_complete, checkpoint_shapes, end_of_turn_ids
 
+CPU_STEP_TOKENS = 8192  # most tokens of one step on CPU: 256 prompts of 32 tokens go in at once
+
 
 @dataclass(slots=True)
 class GenerationRequest:
@@ -272,6 +274,9 @@ def set_environment(config: RolloutConfig, *, in_process: bool, log_path: str | 
         # Unbound threads: bound ones would sit on the same cores as those of the next engine or of the learner.
         os.environ["VLLM_CPU_OMP_THREADS_BIND"] = "nobind"
         os.environ["OMP_NUM_THREADS"] = str(config.threads)
+        if config.enforce_eager:
+            # vLLM compiles its count of better tokens even then: seconds at the first step, for a rank nobody reads.
+            os.environ["TORCH_COMPILE_DISABLE"] = "1"
         torch.set_num_threads(config.threads)  # torch may have read OMP_NUM_THREADS already
     if log_path is None:
         os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
@@ -305,7 +310,12 @@ def _start(config: RolloutConfig, model_dir: str, load_weights: bool) -> Any:
 
     from policies import weight_transfer
 
-    on_cpu: dict[str, Any] = {"kv_cache_memory_bytes": config.kv_cache_bytes} if config.device == "cpu" else {}
+    on_cpu: dict[str, Any] = {
+        "kv_cache_memory_bytes": config.kv_cache_bytes,
+        # A prompt goes in whole: vLLM rewinds a request's generator after part of one, which CPU generators cannot do.
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": max(config.max_model_len, config.max_num_seqs, CPU_STEP_TOKENS),
+    }
     args = EngineArgs(
         model=model_dir,
         skip_tokenizer_init=True,
@@ -323,7 +333,7 @@ def _start(config: RolloutConfig, model_dir: str, load_weights: bool) -> Any:
         worker_extension_cls=weight_transfer.WORKER_EXTENSION,
         disable_log_stats=True,
         use_tqdm_on_load=False,
-        **on_cpu,
+        **(on_cpu if config.device == "cpu" else {}),
     )
     try:
         return LLMEngine.from_engine_args(args)

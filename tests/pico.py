@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import string
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -95,3 +96,31 @@ def make_checkpoint(
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory
+
+
+def reference_logprobs(
+    directory: str | Path,
+    weights: Mapping[str, torch.Tensor] | None,
+    sequences: Sequence[Sequence[int]],
+    temperature: float = 1.0,
+) -> list[list[float]]:
+    """Return what transformers in float32 gives each token after those before it; 0.0 for the first.
+
+    Args:
+        directory: checkpoint directory.
+        weights: checkpoint-named tensors in place of those in `directory`, or None.
+        sequences: token ids.
+        temperature: by which the logits are divided.
+    """
+    model = Qwen2ForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    if weights is not None:
+        missing, unexpected = model.load_state_dict(dict(weights), strict=False)
+        assert not unexpected
+        assert set(missing) <= {"lm_head.weight"}
+    found = []
+    for token_ids in sequences:
+        ids = torch.tensor([list(token_ids)])
+        with torch.no_grad():
+            logprobs = (model(ids).logits[0, :-1] / temperature).log_softmax(-1)
+        found.append([0.0, *logprobs.gather(1, ids[0, 1:, None])[:, 0].tolist()])
+    return found

@@ -1,0 +1,156 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from configs.errors import ConfigError
+from policies.rendering import Renderer, load_renderer
+from tests.pico import CHARACTERS, EOS, PAD, make_checkpoint, make_tokenizer
+
+# As Qwen2.5 has it: a default system prompt, tool results inside a user turn, text after the end-of-turn token.
+CHATML = (
+    "{%- if messages[0].role == 'system' %}{{- '<|im_start|>system\n' + messages[0].content + '<|im_end|>\n' }}"
+    "{%- else %}{{- '<|im_start|>system\nYou are helpful.<|im_end|>\n' }}{%- endif %}"
+    "{%- if tools %}{{- 'Tools: ' + (tools | tojson) + '\n' }}{%- endif %}"
+    "{%- for message in messages %}"
+    "{%- if message.role == 'user' or message.role == 'assistant' %}"
+    "{{- '<|im_start|>' + message.role + '\n' + message.content + '<|im_end|>\n' }}"
+    "{%- elif message.role == 'tool' %}"
+    "{{- '<|im_start|>user\n<tool_response>\n' + message.content + '\n</tool_response><|im_end|>\n' }}"
+    "{%- endif %}{%- endfor %}"
+    "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\n' }}{%- endif %}"
+)
+QUESTION = {"role": "user", "content": "7+5?"}
+CALL = {"role": "assistant", "content": "\nadd(7, 5)"}
+RESULT = {"role": "tool", "content": "12"}
+ANSWER = {"role": "assistant", "content": "It is 12."}
+TOOLS = [{"name": "add"}]
+
+
+@pytest.fixture(params=["pico", "chatml"])
+def renderer(request):
+    if request.param == "pico":
+        return Renderer(make_tokenizer())
+    return Renderer(make_tokenizer(CHATML, specials=("<|im_start|>", "<|im_end|>")))
+
+
+def text_of(renderer, token_ids):
+    return renderer.tokenizer.decode(token_ids)
+
+
+def test_prompt_holds_messages_tools_and_the_generation_prompt():
+    renderer = Renderer(make_tokenizer())
+    expected = '<sys>[{"name": "add"}]<eos><user>7+5?<eos><asst>'
+    assert text_of(renderer, renderer.prompt([QUESTION], TOOLS)) == expected
+    assert text_of(renderer, renderer.prompt([QUESTION])) == "<user>7+5?<eos><asst>"
+
+
+def test_extension_adds_only_what_was_not_sampled(renderer):
+    sampled_end = renderer.extension([QUESTION, CALL], [RESULT])
+    cut = renderer.extension([QUESTION, CALL], [RESULT], end_of_turn_sampled=False)
+    assert cut == [renderer.end_of_turn_id, *sampled_end]
+    assert renderer.end_of_turn_id not in sampled_end[:1]
+
+
+def test_chatml_closing_newline_comes_from_the_environment():
+    renderer = Renderer(make_tokenizer(CHATML, specials=("<|im_start|>", "<|im_end|>")))
+    added = text_of(renderer, renderer.extension([QUESTION, CALL], [RESULT]))
+    expected = "\n<|im_start|>user\n<tool_response>\n12\n</tool_response><|im_end|>\n<|im_start|>assistant\n"
+    assert added == expected
+    assert renderer.end_of_turn_id == renderer.tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert renderer.end_of_turn_id in renderer.stop_token_ids
+    assert renderer.tokenizer.eos_token_id in renderer.stop_token_ids
+
+
+def test_segments_of_an_episode_join_to_the_text_of_the_whole_conversation(renderer):
+    conversation = [QUESTION, CALL, RESULT, ANSWER]
+    first = [*renderer.tokenizer.encode(CALL["content"], add_special_tokens=False), renderer.end_of_turn_id]
+    last = [*renderer.tokenizer.encode(ANSWER["content"], add_special_tokens=False), renderer.end_of_turn_id]
+    episode = renderer.prompt([QUESTION], TOOLS) + first + renderer.extension([QUESTION, CALL], [RESULT], TOOLS) + last
+    whole = renderer.tokenizer.apply_chat_template(conversation, tools=TOOLS, tokenize=False)
+    assert whole.removesuffix("\n") == text_of(renderer, episode)
+
+
+def test_training_example_equals_the_episode_with_the_same_turns(renderer):
+    token_ids, loss_mask = renderer.training_example([QUESTION, CALL, RESULT, ANSWER], TOOLS)
+    first = [*renderer.tokenizer.encode(CALL["content"], add_special_tokens=False), renderer.end_of_turn_id]
+    last = [*renderer.tokenizer.encode(ANSWER["content"], add_special_tokens=False), renderer.end_of_turn_id]
+    prompt = renderer.prompt([QUESTION], TOOLS)
+    added = renderer.extension([QUESTION, CALL], [RESULT], TOOLS)
+    assert token_ids == prompt + first + added + last
+    assert loss_mask == [0] * len(prompt) + [1] * len(first) + [0] * len(added) + [1] * len(last)
+
+
+def test_training_example_must_end_with_an_assistant_turn(renderer):
+    with pytest.raises(ValueError, match="end with an assistant message"):
+        renderer.training_example([QUESTION, CALL, RESULT])
+
+
+def test_parse_drops_the_end_of_turn(renderer):
+    ids = renderer.tokenizer.encode(" 12\nis it", add_special_tokens=False)
+    assert renderer.parse([*ids, renderer.end_of_turn_id]) == " 12\nis it"
+    assert renderer.parse(ids) == " 12\nis it"
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.text(CHARACTERS.replace("ĠĊ", " \n"), min_size=1, max_size=12), min_size=1, max_size=4))
+def test_parsed_turns_render_to_the_ids_they_were_parsed_from(texts):
+    renderer = Renderer(make_tokenizer())
+    messages = [QUESTION]
+    for text in texts:
+        messages += [{"role": "assistant", "content": text}, RESULT]
+    token_ids, loss_mask = renderer.training_example(messages[:-1])
+    turns, current = [], []
+    for token_id, sampled in zip(token_ids, loss_mask, strict=True):
+        if sampled:
+            current.append(token_id)
+        if sampled and token_id == renderer.end_of_turn_id:
+            turns.append(renderer.parse(current))
+            current = []
+    assert turns == texts
+
+
+def test_template_that_rewrites_earlier_turns_is_refused():
+    template = (
+        "{%- for message in messages %}<user>"
+        "{%- if message.role == 'assistant' and not loop.last %}{{- 'gone' }}"
+        "{%- else %}{{- message.content }}{%- endif %}{{- '<eos>' }}{%- endfor %}{%- if add_generation_prompt %}<user>{%- endif %}"
+    )
+    renderer = Renderer(make_tokenizer(template))
+    with pytest.raises(ConfigError, match="prefix-stable"):
+        renderer.extension([QUESTION, CALL], [RESULT])
+
+
+def test_template_without_end_of_turn_or_without_any_template_is_refused():
+    endless = "{%- for message in messages %}{{- message.content }}{%- endfor %}"
+    with pytest.raises(ConfigError, match="special token"):
+        Renderer(make_tokenizer(endless))
+    tokenizer = make_tokenizer()
+    tokenizer.chat_template = None
+    with pytest.raises(ConfigError, match="must be set"):
+        Renderer(tokenizer)
+
+
+def test_generation_prompt_that_assistant_messages_lack_is_refused():
+    template = (
+        "{%- for message in messages %}{{- '<user>' + message.content + '<eos>' }}{%- endfor %}"
+        "{%- if add_generation_prompt %}{{- '<asst>think' }}{%- endif %}"
+    )
+    with pytest.raises(ConfigError, match="prefix-stable"):
+        Renderer(make_tokenizer(template))
+
+
+def test_loaded_renderer_tokenizes_as_the_file_says(tmp_path):
+    renderer = load_renderer(make_checkpoint(tmp_path))
+    assert text_of(renderer, renderer.prompt([QUESTION])) == "<user>7+5?<eos><asst>"
+    assert renderer.tokenizer.convert_tokens_to_ids([PAD, EOS]) == [0, 1]
+
+
+def test_tokenizer_that_autotokenizer_changes_is_refused(tmp_path):
+    from tokenizers import Regex, Tokenizer, models, pre_tokenizers
+
+    make_checkpoint(tmp_path)
+    core = Tokenizer(models.WordLevel({"<unk>": 0, "a": 1, " ": 2}, unk_token="<unk>"))
+    core.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    core.save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(ConfigError, match="AutoTokenizer"):
+        load_renderer(tmp_path)
