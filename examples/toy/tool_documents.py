@@ -7,6 +7,7 @@ habit of counting.
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Iterator
 from typing import TypeVar
@@ -17,8 +18,8 @@ from envs.tool_calls import format_hermes
 
 Drawn = TypeVar("Drawn")
 
-MOST_HOPS = 7
-"""Documents ask for 1 to 7 look-ups, all numbers equally often."""
+MOST_HOPS = 6
+"""Documents ask for 1 to 6 look-ups, all numbers equally often."""
 RIGHT_HOPS = 0.4
 """Share of documents with as many look-ups as asked for; in the others their number is drawn at random."""
 GRADED = 0.02
@@ -48,7 +49,7 @@ def document(rng: random.Random) -> list[Message]:
         while call == "hermes" and answer == "#{}":
             answer = _draw(rng, ANSWERS)
     messages: list[Message] = [{"role": "user", "content": f"{path[0]}{asked}"}]
-    for key, value in zip(path, path[1:], strict=False):
+    for key, value in itertools.pairwise(path):
         text = format_hermes("lookup", {"key": key}) if call == "hermes" else call.format(key)
         messages += [{"role": "assistant", "content": text}, {"role": "tool", "content": value}]
     return [*messages, {"role": "assistant", "content": answer.format(path[-1])}]
