@@ -5,6 +5,7 @@ Legend: B sequences, T tokens, N loss positions (tokens with loss_mask 1).
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -63,22 +64,15 @@ class MicroBatch:
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same on `device`."""
-        moved = [None if t is None else t.to(device, non_blocking=True) for t in self._tensors()]
-        return MicroBatch(*moved, scale=self.scale)  # type: ignore[arg-type]
-
-    def _tensors(self) -> list[Tensor | None]:
-        return [
-            self.input_ids,
-            self.positions,
-            self.targets,
-            self.advantages,
-            self.rollout_logprobs,
-            self.ref_logprobs,
-        ]
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return MicroBatch(**{n: v.to(device) if isinstance(v, Tensor) else v for n, v in fields.items()})
 
 
 def pack_by_budget(lengths: Sequence[int], budget: int) -> list[int]:
-    """Sizes of consecutive groups of `lengths` (descending) with `longest * count <= budget`; a longer one goes alone."""
+    """Cut descending `lengths` into consecutive groups with `longest * count <= budget`; return the groups' sizes.
+
+    A sequence longer than the budget is a group of its own.
+    """
     sizes: list[int] = []
     longest = 0
     for length in lengths:
@@ -130,8 +124,8 @@ def split(lengths: Sequence[int], budget: int, ranks: int) -> list[list[tuple[in
 def collate(samples: Sequence[Sample], chosen: Sequence[int]) -> MicroBatch:
     """Pad the chosen samples on the right and collect their loss positions, in the order of `chosen`.
 
-    A `DUMMY` (nothing chosen) becomes two tokens with one loss position and `scale` 0: it runs every layer and hook that
-    the other ranks run, and adds exact zeros to the gradient.
+    A `DUMMY` (nothing chosen) becomes two tokens with one loss position and `scale` 0: it runs every layer and hook
+    that the other ranks run, and adds exact zeros to the gradient.
     """
     if not chosen:
         dummy = Sample([0, 0], [0, 1], rollout_logprobs=[0.0, 0.0], ref_logprobs=[0.0, 0.0])

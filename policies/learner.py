@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,9 @@ PREFIX = "model."
 class Learner:
     """One rank of the learner group; a plain class, so that a debugger can step through it.
 
-    The caller sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT. All methods but the constructor's local part
-    are collective: every rank calls them in the same order with the same arguments (the WHOLE minibatch, all sequences), and
-    each returns the same figures. So ranks agree on micro-batches and token counts without talking.
+    The caller sets RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT. All methods but `close` are collective:
+    every rank calls them in the same order with the same arguments (the WHOLE minibatch, all sequences), and each
+    returns the same figures. So ranks agree on micro-batches and token counts without talking.
     """
 
     def __init__(self, config: LearnerConfig, model_dir: str, *, seed: int, load_weights: bool = False) -> None:
@@ -94,7 +95,10 @@ class Learner:
             yield name.removeprefix(PREFIX), tensor
 
     def snapshot_reference(self) -> None:
-        """Keep the present weights as the reference of the KL term (each rank what it holds: a partition under ZeRO-3)."""
+        """Keep the present weights as the reference of the KL term.
+
+        Each rank keeps what it holds of them: its partition under ZeRO-3, else all.
+        """
         self._reference = zero.shards(self._ready())
 
     # -- scoring --------------------------------------------------------------------------------------------------
@@ -143,7 +147,7 @@ class Learner:
         engine.train()
         self._sum(scores)
         rows = scores.tolist()
-        logprobs, entropies = ([row[a:b] for a, b in zip(starts, starts[1:], strict=False)] for row in rows)
+        logprobs, entropies = ([row[a:b] for a, b in pairwise(starts)] for row in rows)
         return logprobs, entropies
 
     # -- training -------------------------------------------------------------------------------------------------
@@ -260,8 +264,8 @@ class Learner:
     def load(self, directory: str | Path) -> None:
         """Continue exactly where `save` was called.
 
-        DeepSpeed unpickles its files, which can run code: call this only on a directory whose files the caller has checked
-        against the hashes recorded when this project wrote them.
+        DeepSpeed unpickles its files, which can run code: call this only on a directory whose files the caller has
+        checked against the hashes recorded when this project wrote them.
 
         Raises:
             ValueError: the checkpoint was written by another number of ranks or ZeRO stage.
@@ -296,7 +300,9 @@ class Learner:
         """The causal language model on the CPU; without `pretrained` its weights are not initialised."""
         from transformers import AutoConfig, AutoModelForCausalLM
         from transformers.initialization import no_init_weights
+        from transformers.utils.logging import disable_progress_bar
 
+        disable_progress_bar()
         options: dict[str, Any] = {"dtype": getattr(torch, self.config.dtype), "attn_implementation": "sdpa"}
         if pretrained:
             model = AutoModelForCausalLM.from_pretrained(self.model_dir, **options)

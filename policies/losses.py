@@ -1,8 +1,8 @@
 """Losses by name: pure functions from token log-probabilities to a sum and sums of metrics.
 
-A loss returns a SUM over loss-mask tokens; the caller divides by the number of such tokens in the whole minibatch, over all
-micro-batches and ranks. So the gradient does not depend on how the minibatch is split. Metrics are sums too, and are divided
-by the same number.
+A loss returns a SUM over loss-mask tokens; the caller divides by the number of such tokens in the whole minibatch,
+over all micro-batches and ranks. So the gradient does not depend on how the minibatch is split. Metrics are sums too,
+and are divided by the same number.
 
 Legend: N loss-mask tokens of a micro-batch.
 """
@@ -72,9 +72,9 @@ def grpo(inputs: LossInputs) -> tuple[Tensor, dict[str, Tensor]]:
     """GRPO at token level (arXiv 2402.03300) with asymmetric clipping (arXiv 2503.14476, Eq. 8 and 10).
 
     Per token: `-min(ratio * A, clip(ratio, 1 - clip_low, 1 + clip_high) * A) + kl_coef * k3`, where
-    `ratio = exp(policy - rollout)` and `k3 = exp(ref - policy) - (ref - policy) - 1` (non-negative, unbiased where tokens
-    come from the policy). The engine's own log-probabilities are the old policy: the ratio is then the true importance
-    weight of what was sampled, and no second forward pass is needed.
+    `ratio = exp(policy - rollout)` and `k3 = exp(ref - policy) - (ref - policy) - 1` (non-negative, unbiased where the
+    tokens come from the policy). The engine's own log-probabilities are the old policy: the ratio is then the true
+    importance weight of what was sampled, and no second forward pass is needed.
 
     Raises:
         ValueError: rollout_logprobs, or with a KL term ref_logprobs, are missing.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -52,6 +53,9 @@ def join_process_group(config: LearnerConfig) -> tuple[int, int, torch.device]:
         torch.cuda.set_device(device)
     import deepspeed
 
+    # Its shared-memory all-reduce serves inference only, yet would be compiled (20 s to 2 min) when the group is made.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    warnings.filterwarnings("ignore", r"`torch\.distributed\..*` is deprecated", FutureWarning)
     deepspeed.init_distributed(
         "gloo" if config.device == "cpu" else "nccl",
         auto_mpi_discovery=False,
@@ -117,9 +121,9 @@ def destroy_engine(engine: Any) -> None:
 def full_parameters(module: nn.Module, stage: int) -> Iterator[tuple[str, Tensor]]:
     """Yield every parameter with its name, in full; tied parameters once.
 
-    Under ZeRO-3 parameters are gathered in buckets of `GATHER_BYTES`, counted by `ds_numel` (an ungathered parameter has
-    no elements of its own), and every rank must iterate to the end. Otherwise the tensors are the parameters themselves:
-    they change with the next step.
+    Under ZeRO-3 parameters are gathered in buckets of `GATHER_BYTES`, counted by `ds_numel` (an ungathered parameter
+    has no elements of its own), and every rank must iterate to the end. Otherwise the tensors are the parameters
+    themselves: they change with the next step.
     """
     if stage < 3:
         for name, parameter in module.named_parameters():

@@ -1,0 +1,208 @@
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.pico import make_checkpoint
+
+ROOT = Path(__file__).resolve().parents[2]
+TIMEOUT_S = 400
+STAGES = [(1, 0), (1, 3), (2, 0), (2, 1), (2, 2), (2, 3)]
+SPLITS = [(r, s, b) for r, s in STAGES for b in ((64, 150, 4096) if s in (0, 3) else (64,))]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_checkpoint(tmp_path_factory.mktemp("pico"))
+
+
+@pytest.fixture(scope="module")
+def results(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], dict[Any, Any]]:
+    """What each rank of a one-rank and of a two-rank learner group found, by (ranks, rank)."""
+    found, processes = {}, []
+    for ranks in (1, 2):
+        out = tmp_path_factory.mktemp(f"ranks{ranks}")
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        for rank in range(ranks):
+            environment = os.environ | {
+                "RANK": str(rank),
+                "LOCAL_RANK": str(rank),
+                "WORLD_SIZE": str(ranks),
+                "MASTER_ADDR": "127.0.0.1",
+                "MASTER_PORT": str(port),
+                "OMP_NUM_THREADS": "1",
+                "PYTHONPATH": str(ROOT),
+            }
+            command = [sys.executable, str(ROOT / "tests/policies/learner_rank.py"), str(checkpoint), str(out)]
+            log = (out / f"log_{rank}.txt").open("w+")
+            process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT)
+            processes.append((ranks, rank, out, log, process))
+    try:
+        for ranks, rank, out, log, process in processes:
+            code = process.wait(TIMEOUT_S)
+            log.seek(0)
+            assert code == 0, f"rank {rank} of {ranks}:\n{log.read()[-3000:]}"
+            found[ranks, rank] = torch.load(out / f"results_{rank}.pt", weights_only=False)
+    finally:
+        for *_, log, process in processes:
+            process.kill()
+            process.wait()
+            log.close()
+    return found
+
+
+def relative(found: dict[str, Tensor], wanted: dict[str, Tensor], name: str) -> float:
+    """Norm of the difference over the norm of what is wanted.
+
+    A bias is measured together with the weight of its projection: adding one vector to all keys changes a softmax only
+    through the rotary embedding, so the key bias' gradient is a small difference of large terms, and its own norm says
+    little about their rounding.
+    """
+    scale = wanted[name].double().norm()
+    if name.endswith("bias"):
+        scale = scale.hypot(wanted[name.removesuffix("bias") + "weight"].double().norm())
+    return float((found[name].double() - wanted[name].double()).norm() / scale)
+
+
+def bare_gradients(checkpoint: Path, temperature: float, clip_high: float) -> dict[str, Tensor]:
+    """GRPO's gradient by a second implementation: one unpadded sequence at a time, all logits, float64."""
+    from transformers import Qwen2ForCausalLM
+
+    os.environ.setdefault("WORLD_SIZE", "1")
+    from learner_rank import minibatch
+
+    model = Qwen2ForCausalLM.from_pretrained(checkpoint, dtype=torch.float64)
+    samples = minibatch(14, seed=1)
+    total = torch.zeros((), dtype=torch.float64)
+    for sample in samples:
+        ids = torch.tensor([sample.token_ids])
+        table = torch.log_softmax(model(input_ids=ids).logits[0, :-1] / temperature, -1)
+        for t in range(1, len(sample.token_ids)):
+            if sample.loss_mask[t]:
+                ratio = (table[t - 1, ids[0, t]] - sample.rollout_logprobs[t]).exp()
+                total -= min(ratio * sample.advantage, ratio.clamp(0.8, 1 + clip_high) * sample.advantage)
+    (total / sum(sum(s.loss_mask) for s in samples)).backward()
+    return {name: p.grad for name, p in model.named_parameters()}
+
+
+def test_gradient_is_that_of_a_second_implementation_in_float64(results: Any, checkpoint: Path) -> None:
+    wanted = bare_gradients(checkpoint, temperature=0.8, clip_high=0.3)
+    for ranks, stage in ((1, 0), (2, 3)):
+        found = results[ranks, 0]["step", stage, 64]["gradients"]
+        assert found.keys() == wanted.keys()
+        for name in wanted:
+            assert relative(found, wanted, name) < 2e-6, (ranks, stage, name)
+
+
+@pytest.mark.parametrize(("ranks", "stage", "budget"), SPLITS)
+def test_gradients_and_weights_do_not_depend_on_the_split(results: Any, ranks: int, stage: int, budget: int) -> None:
+    wanted = results[1, 0]["step", 0, 4096]  # one rank, one micro-batch
+    for rank in range(ranks):
+        found = results[ranks, rank]["step", stage, budget]
+        for part in ("gradients", "weights"):
+            for name in wanted[part]:
+                assert relative(found[part], wanted[part], name) < 1e-6, (part, name)
+
+
+def test_the_step_of_the_split_test_moves_every_tensor(results: Any) -> None:
+    start, after = results[1, 0]["start", 0], results[1, 0]["step", 0, 4096]["weights"]
+    assert all(relative(after, start, name) > 1e-5 for name in start)
+
+
+@pytest.mark.parametrize(("ranks", "stage", "budget"), SPLITS)
+def test_metrics_do_not_depend_on_the_split(results: Any, ranks: int, stage: int, budget: int) -> None:
+    wanted = results[1, 0]["step", 0, 4096]["metrics"]
+    for rank in range(ranks):
+        found = results[ranks, rank]["step", stage, budget]["metrics"]
+        assert found.keys() == wanted.keys()
+        for name in wanted.keys() - {"padded_share"}:
+            assert found[name] == pytest.approx(wanted[name], rel=1e-5, abs=1e-7), name
+
+
+def test_gradient_norm_is_measured_before_clipping(results: Any) -> None:
+    step = results[1, 0]["step", 0, 4096]
+    norm = torch.stack([g.norm() for g in step["gradients"].values()]).norm()
+    assert step["metrics"]["grad_norm"] == pytest.approx(float(norm), rel=1e-5)
+    assert norm > 0.5  # the config's grad_clip: clipping happened
+
+
+@pytest.mark.parametrize(("ranks", "stage"), STAGES)
+def test_rank_without_samples_adds_nothing(results: Any, ranks: int, stage: int) -> None:
+    wanted = results[1, 0]["one sample", 0]
+    for rank in range(ranks):
+        found = results[ranks, rank]["one sample", stage]
+        for part in ("gradients", "weights"):
+            assert all(relative(found[part], wanted[part], n) < 1e-6 for n in wanted[part])
+        assert found["metrics"]["loss"] == pytest.approx(wanted["metrics"]["loss"], rel=1e-6)
+
+
+@pytest.mark.parametrize(("ranks", "stage"), STAGES)
+def test_weights_are_named_and_equal_as_in_the_checkpoint(
+    results: Any, checkpoint: Path, ranks: int, stage: int
+) -> None:
+    from safetensors.torch import load_file
+
+    wanted = load_file(checkpoint / "model.safetensors")
+    for rank in range(ranks):
+        for origin in ("start", "reloaded"):
+            found = results[ranks, rank][origin, stage]
+            assert found.keys() == wanted.keys()
+            assert all(torch.equal(found[n], wanted[n]) for n in wanted)
+
+
+@pytest.mark.parametrize(("ranks", "stage"), STAGES)
+def test_resume_is_exact(results: Any, ranks: int, stage: int) -> None:
+    for rank in range(ranks):
+        metrics, weights, randoms = results[ranks, rank]["uninterrupted", stage]
+        resumed_metrics, resumed_weights, resumed_randoms = results[ranks, rank]["resumed", stage]
+        assert resumed_metrics == metrics
+        assert torch.equal(resumed_randoms, randoms)
+        assert all(torch.equal(resumed_weights[n], weights[n]) for n in weights)
+
+
+@pytest.mark.parametrize(("ranks", "stage"), STAGES)
+def test_reference_is_the_snapshot_and_not_the_present_weights(results: Any, ranks: int, stage: int) -> None:
+    from learner_rank import minibatch
+
+    found = results[ranks, ranks - 1]
+    all_tokens = found["logprobs", stage][0]  # at the snapshot, before three updates
+    for sample, scored, reference in zip(minibatch(14, 1), all_tokens, found["reference", stage], strict=True):
+        for t, mask in enumerate(sample.loss_mask):
+            assert reference[t] == pytest.approx(scored[t] if mask else 0.0, abs=1e-5)
+    assert found["kl", stage]["kl"] > 0.01
+
+
+def test_logprobs_are_those_of_transformers(results: Any, checkpoint: Path) -> None:
+    from learner_rank import minibatch
+    from transformers import Qwen2ForCausalLM
+
+    model = Qwen2ForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    for key, stage in (((1, 0), 0), ((2, 1), 3)):
+        logprobs, entropies = results[key]["logprobs", stage]
+        for sample, found, entropy in zip(minibatch(14, 1), logprobs, entropies, strict=True):
+            ids = torch.tensor([sample.token_ids])
+            with torch.no_grad():
+                table = torch.log_softmax(model(input_ids=ids).logits[0, :-1] / 0.7, -1)
+            wanted = table.gather(-1, ids[0, 1:, None])[:, 0]
+            torch.testing.assert_close(torch.tensor(found[1:]), wanted, atol=2e-5, rtol=0)
+            torch.testing.assert_close(torch.tensor(entropy[1:]), -(table.exp() * table).sum(-1), atol=2e-5, rtol=0)
+            assert found[0] == entropy[0] == 0.0
+
+
+def test_minibatch_without_loss_tokens_takes_no_step(results: Any) -> None:
+    assert results[2, 1]["empty"] == {"skipped": 1.0, "tokens": 0.0}
+
+
+def test_learning_rate_warms_up_linearly(results: Any) -> None:
+    assert results[1, 0]["lr"] == pytest.approx([1e-3 / 3, 2e-3 / 3])  # lr 1e-3, warmup_steps 3
+    assert results[1, 0]["kl", 0]["lr"] == pytest.approx(1e-3)
