@@ -152,8 +152,8 @@ def _as_config_error(error: OmegaConfBaseException) -> ConfigError:
     message = str(error.msg if getattr(error, "msg", None) else error).splitlines()[0]
     expected = getattr(error, "ref_type", None)
     value = re.search(r"[Vv]alue '(.*?)'", message)
-    wanted = re.search(r"could not be converted to (\w+)", message, re.IGNORECASE)
-    kind = wanted.group(1) if wanted else getattr(expected, "__name__", "the declared type")
+    wanted = re.search(r"could not be converted to (\w+)|field of type '(\w+)'", message, re.IGNORECASE)
+    kind = (wanted.group(1) or wanted.group(2)) if wanted else getattr(expected, "__name__", "the declared type")
     return ConfigError(
         str(error.full_key or "config"),
         f"must be of type {kind.lower()}" if wanted or value else f"cannot be read: {message}",

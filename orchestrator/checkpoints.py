@@ -25,7 +25,7 @@ class RunState:
 
 
 def save(workers: Workers, run_dir: Path, state: RunState, files: dict[str, bytes], keep: int) -> Path:
-    """Write checkpoints/step_N (learner state of every rank, policy, manifest), then delete all but the newest `keep`."""
+    """Write checkpoints/step_N (learner state of each rank, policy, manifest); delete all but the newest `keep`."""
     folder = run_dir / "checkpoints"
     target = folder / f"step_{state.step:06d}"
     staging = folder / f".step_{state.step:06d}.partial"

@@ -146,8 +146,8 @@ def plot(arms: Sequence[Arm], output: Path, title: str = "") -> None:
         axis.set(title=f"greedy accuracy, {name}", xlabel="training step", ylim=(0, None))
         axis.grid(alpha=0.25)
     for arm, color in zip(arms, COLORS * len(arms), strict=False):
-        rows = [(m["step"], m["rollout_entropy"]) for m in arm.metrics if "rollout_entropy" in m]
-        axes[-1].plot([s for s, _ in rows], [h for _, h in rows], color=color, label=arm.name)
+        points = [(m["step"], m["rollout_entropy"]) for m in arm.metrics if "rollout_entropy" in m]
+        axes[-1].plot([s for s, _ in points], [h for _, h in points], color=color, label=arm.name)
     axes[-1].set(title="entropy of rollouts (nats per token)", xlabel="training step", ylim=(0, None))
     axes[-1].grid(alpha=0.25)
     axes[0].legend(frameon=False)

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import gymnasium
-from policies.rendering import Renderer
 
 from orchestrator.seeding import derive
 from policies.engine import Generation, GenerationRequest
+from policies.rendering import Renderer
 from policies.trajectory import Trajectory, TurnRecord
 
 
@@ -38,6 +39,27 @@ class EpisodeJob:
     """Seed of this episode's sampling."""
 
 
+class SharedByGroup:
+    """Tasks and rendered first prompts of a batch: siblings have the same. Environment threads share it."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[int, Any] = {}
+        self._prompts: dict[str, list[int]] = {}
+
+    def task(self, index: int, make_task: Callable[[int], Any]) -> Any:
+        """Task number `index`, made once."""
+        if index not in self._tasks:
+            self._tasks[index] = make_task(index)
+        return self._tasks[index]
+
+    def prompt(self, renderer: Renderer, messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> list[int]:
+        """The first prompt's token ids, rendered once."""
+        key = repr((messages, tools))
+        if key not in self._prompts:
+            self._prompts[key] = renderer.prompt(messages, tools or None)
+        return self._prompts[key]
+
+
 @dataclass(slots=True)
 class Episode:
     """One episode between turns: `begin` and `advance` run in an environment thread, `accept` in the engine's loop."""
@@ -47,8 +69,8 @@ class Episode:
     renderer: Renderer
     sampling: Sampling
     max_model_len: int
-    prompts: dict[str, list[int]]
-    """Rendered first prompts of this batch, shared by siblings."""
+    shared: SharedByGroup
+    """What siblings need not compute again."""
     trajectory: Trajectory = field(init=False)
     """What has happened so far."""
     tools: list[dict[str, Any]] = field(default_factory=list)
@@ -61,16 +83,15 @@ class Episode:
         """Reset the environment and ask for the first turn; None when the prompt leaves no room for one."""
         # gymnasium passes unknown attributes of wrappers on to `unwrapped` only on request
         make_task = getattr(self.env.unwrapped, "task", None)
-        options = {"task": make_task(self.job.task_index)} if callable(make_task) else None
+        options = None
+        if callable(make_task):
+            options = {"task": self.shared.task(self.job.task_index, make_task)}
         observation, info = self.env.reset(seed=derive(self.job.task_index, "environment"), options=options)
         self.tools = list(info.get("tools", []))
         trajectory = self.trajectory
         trajectory.task = dict(info.get("task", {}))
         trajectory.messages = [dict(message) for message in observation]
-        key = repr((trajectory.messages, self.tools))
-        prompt = self.prompts.get(key)
-        if prompt is None:
-            prompt = self.prompts[key] = self.renderer.prompt(trajectory.messages, self.tools or None)
+        prompt = self.shared.prompt(self.renderer, trajectory.messages, self.tools)
         trajectory.add_environment_tokens(prompt)
         return self._request()
 
@@ -94,7 +115,6 @@ class Episode:
         trajectory = self.trajectory
         turn = trajectory.turns[-1]
         text = self.renderer.parse(turn.token_ids)
-        before = list(trajectory.messages)
         trajectory.messages.append({"role": "assistant", "content": text})
         observation, reward, terminated, truncated, info = self.env.step(text)
         trajectory.reward += float(reward)
@@ -106,7 +126,11 @@ class Episode:
             self._end(named or ("truncated" if cut or truncated else "finished"))
             return None
         new_messages = [dict(message) for message in observation]
-        trajectory.add_environment_tokens(EXTENSION)
+        sampled_end = turn.token_ids[-1] == self.renderer.end_of_turn_id
+        added = self.renderer.extension(
+            trajectory.messages, new_messages, self.tools or None, end_of_turn_sampled=sampled_end
+        )
+        trajectory.add_environment_tokens(added)
         trajectory.messages += new_messages
         return self._request()
 

@@ -117,7 +117,7 @@ def evaluate_set(
 
 
 def succeeded(trajectory: Any) -> bool:
-    """Whether an episode counts as solved: `metrics["success"]` where the environment gives it, else a positive reward."""
+    """Whether an episode is solved: `metrics["success"]` where the environment gives it, else a positive reward."""
     return trajectory.metrics.get("success", float(trajectory.reward > 0)) > 0
 
 

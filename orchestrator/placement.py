@@ -29,7 +29,7 @@ class Node:
 
 
 def bundles(config: RunConfig, *, learners: bool = True, rollouts: bool = True) -> list[Bundle]:
-    """One bundle per learner rank and rollout worker; the rejuvenation actor works in the first before its owner does."""
+    """One bundle per learner rank and rollout worker; the rejuvenation actor works in the first one."""
     wanted = []
     if learners:
         gpus = 1 if config.learner.device == "cuda" else 0
@@ -60,8 +60,8 @@ def shortage(wanted: Sequence[Bundle], nodes: Sequence[Node]) -> str | None:
             why = ", ".join(short) or "no single node has room for it beside the others"
             return (
                 f"{bundle.name} needs {bundle.cpus:g} CPUs and {bundle.gpus} GPUs on one node; the run wants "
-                f"{cpus:g} CPUs and {gpus} GPUs in {len(wanted)} bundles, the cluster has {has_cpus:g} CPUs and {has_gpus} GPUs on "
-                f"{len(nodes)} node(s): {why}."
+                f"{cpus:g} CPUs and {gpus} GPUs in {len(wanted)} bundles, the cluster has {has_cpus:g} CPUs and "
+                f"{has_gpus} GPUs on {len(nodes)} node(s): {why}."
             )
     return None
 

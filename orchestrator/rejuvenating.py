@@ -94,14 +94,12 @@ def calibration_pairs(config: RejuvenationConfig, environment: EnvironmentConfig
     From `rejuvenation.calibration` if given; else the environment's demonstrations on its training tasks, one pair per
     assistant turn; else greedy answers of the SFT checkpoint to the training prompts.
     """
-    from policies.rendering import Renderer, load_tokenizer
-
-    from rejuvenation.pairs import conversation_pairs, load_pairs
+    from policies.rendering import load_renderer
+    from rejuvenation import load_pairs
 
     if config.calibration is not None:
         return load_pairs(config.calibration, sft)
-    tokenizer = load_tokenizer(sft)
-    renderer = Renderer(tokenizer)
+    renderer = load_renderer(sft)
     env = make(environment.id, environment.kwargs)
     make_task = getattr(env.unwrapped, "task", None)
     demonstrate = getattr(env.unwrapped, "demonstration", None)
@@ -115,13 +113,25 @@ def calibration_pairs(config: RejuvenationConfig, environment: EnvironmentConfig
         tools = list(info.get("tools", [])) or None
         messages = demonstrate() if callable(demonstrate) else None
         if messages:
-            pairs += conversation_pairs(tokenizer, messages, tools)
+            pairs += turn_pairs(*renderer.training_example(messages, tools))
         else:
             prompts.append(renderer.prompt([dict(m) for m in observation], tools))
     env.close()
     if pairs:
         return pairs[: config.calibration_pairs]
     return greedy_pairs(sft, prompts)
+
+
+def turn_pairs(token_ids: list[int], loss_mask: list[int]) -> list[Any]:
+    """One pair per assistant turn of a rendered conversation: all tokens before it, and its own."""
+    from rejuvenation import TokenPair
+
+    pairs = []
+    edges = [t for t in range(1, len(loss_mask)) if loss_mask[t] != loss_mask[t - 1]] + [len(loss_mask)]
+    for start, end in itertools.pairwise(edges):
+        if loss_mask[start]:
+            pairs.append(TokenPair(token_ids[:start], token_ids[start:end]))
+    return pairs
 
 
 def greedy_pairs(checkpoint: str, prompts: list[list[int]]) -> list[Any]:

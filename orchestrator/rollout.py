@@ -12,15 +12,15 @@ from collections.abc import Sequence
 from typing import Any
 
 import gymnasium
-from policies.rendering import Renderer, load_tokenizer
 
 from configs.environment import EnvironmentConfig
 from configs.rollout import RolloutConfig
 from envs.registry import make
 from orchestrator.environment_threads import EnvironmentThreads, Outcome
-from orchestrator.episode import Episode, EpisodeJob, Sampling
+from orchestrator.episode import Episode, EpisodeJob, Sampling, SharedByGroup
 from orchestrator.transport import Transport, receive
 from policies.engine import Engine
+from policies.rendering import load_renderer
 from policies.trajectory import Trajectory
 
 
@@ -32,8 +32,8 @@ class RolloutWorker:
     ) -> None:
         self.config = config
         self.transport = transport
-        self.engine = Engine(config, model_dir, load_weights=False, log_path=log_path)
-        self.renderer = Renderer(load_tokenizer(model_dir))
+        self.renderer = load_renderer(model_dir)
+        self.engine = Engine(config, model_dir, stop_token_ids=self.renderer.stop_token_ids, log_path=log_path)
         self._idle: dict[str, list[gymnasium.Env]] = {}
         self.threads = EnvironmentThreads(config.env_threads, config.step_timeout_s)
 
@@ -89,9 +89,9 @@ class EpisodeBatch:
         self.worker = worker
         self.config = worker.config
         self.environment = environment
-        prompts: dict[str, list[int]] = {}
+        shared = SharedByGroup()
         self.episodes = [
-            Episode(job, worker.take_env(environment), worker.renderer, sampling, self.config.max_model_len, prompts)
+            Episode(job, worker.take_env(environment), worker.renderer, sampling, self.config.max_model_len, shared)
             for job in jobs
         ]
         self.decoding: dict[str, Episode] = {}

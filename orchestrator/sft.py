@@ -117,10 +117,10 @@ def render(
     examples: Sequence[tuple[list[dict[str, Any]], list[dict[str, Any]] | None]], files: dict[str, bytes]
 ) -> list[Sample]:
     """Token ids and masks: 1 on assistant turns, their end-of-turn token included."""
-    from policies.rendering import Renderer, load_tokenizer
+    from policies.rendering import load_renderer
 
     with tempfile.TemporaryDirectory() as directory:
-        renderer = Renderer(load_tokenizer(write_small_files(files, directory)))
+        renderer = load_renderer(write_small_files(files, directory))
     samples = []
     for messages, tools in examples:
         token_ids, loss_mask = renderer.training_example(messages, tools)

@@ -1,7 +1,7 @@
 """Where buckets of weights are put by a publisher and fetched by a receiver.
 
-A transport is two functions: `put(bucket) -> handle` and `get(handle, timeout_s) -> bucket`. Buckets carry their version
-and checksum (`policies.buckets`); `unpack` verifies it on the receiving side.
+A transport is two functions: `put(bucket) -> handle` and `get(handle, timeout_s) -> bucket`. Buckets carry their
+version and checksum (`policies.buckets`); `unpack` verifies it on the receiving side.
 """
 
 from __future__ import annotations

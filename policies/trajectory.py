@@ -50,6 +50,8 @@ class Trajectory:
     reward: float = 0.0
     status: str = "finished"
     """One of `STATUSES`."""
+    error: str = ""
+    """What the environment raised, where it did."""
     metrics: dict[str, float] = field(default_factory=dict)
     """What the environment put into `info["metrics"]`, summed over steps."""
     seconds: float = 0.0

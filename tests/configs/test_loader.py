@@ -1,0 +1,51 @@
+import pickle
+from pathlib import Path
+
+import pytest
+
+from configs.errors import ConfigError
+from configs.loader import load, parse_override, to_yaml
+
+SHIPPED = sorted(Path("configs").glob("*.yaml"))
+GIVEN = ["model.base=b", "model.sft=s", "environment.id=rejuvenate/Arithmetic-v0"]
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda p: p.stem)
+def test_every_shipped_file_loads(file):
+    files = [Path("configs/math_toy.yaml"), file] if file.stem == "math_toy_zero2" else [file]
+    load(files)
+
+
+def test_files_merge_left_to_right_and_overrides_come_last(tmp_path):
+    (tmp_path / "a.yaml").write_text("seed: 1\nlearner: {lr: 0.1, threads: 3}\n")
+    (tmp_path / "b.yaml").write_text("seed: 2\nlearner: {lr: 0.2}\n")
+    config = load([tmp_path / "a.yaml", tmp_path / "b.yaml"], [*GIVEN, "learner.lr=0.3"])
+    assert (config.seed, config.learner.lr, config.learner.threads) == (2, 0.3, 3)
+
+
+def test_resolved_yaml_loads_to_an_equal_config(tmp_path):
+    config = load(["configs/math_toy.yaml"], ["seed=7", "learner.lr=3e-5"])
+    (tmp_path / "resolved.yaml").write_text(to_yaml(config))
+    assert load([tmp_path / "resolved.yaml"]) == config
+
+
+def test_exponent_without_a_point_is_a_number():
+    assert parse_override("learner.lr=1e-6") == {"learner": {"lr": 1e-6}}
+
+
+def test_config_is_frozen():
+    config = load([], GIVEN)
+    with pytest.raises(AttributeError):
+        config.seed = 3  # type: ignore[misc]
+
+
+def test_error_pickles():
+    error = pickle.loads(pickle.dumps(ConfigError("a.b", "must be > 0", -1, "Set it above 0.")))
+    assert str(error) == "a.b must be > 0, got -1. Set it above 0."
+
+
+def test_lists_of_sections_are_checked():
+    with pytest.raises(
+        ConfigError, match=r"evaluation\.sets\[0\]\.task .* Did you mean evaluation\.sets\[0\]\.tasks\?"
+    ):
+        load([], [*GIVEN, "evaluation.sets=[{name: a, task: 3}]"])

@@ -1,0 +1,168 @@
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from orchestrator import cli
+from tests.pico import make_checkpoint
+
+
+def call(capsys, monkeypatch, *arguments):
+    """Run the command in this process: exit code, stdout, stderr."""
+    monkeypatch.setattr(sys, "argv", ["rejuvenate", *map(str, arguments)])
+    code = 0
+    try:
+        cli.main()
+    except SystemExit as stop:
+        code = stop.code or 0
+    shown = capsys.readouterr()
+    return code, shown.out, shown.err
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory):
+    """Directory with base, sft (same shape) and other (another shape)."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    make_checkpoint(folder / "base", seed=0)
+    make_checkpoint(folder / "sft", seed=1)
+    make_checkpoint(folder / "other", seed=1, num_layers=3)
+    (folder / "empty").mkdir()
+    (folder / "pickled").mkdir()
+    (folder / "pickled" / "config.json").write_text(json.dumps({"architectures": ["Qwen2ForCausalLM"]}))
+    (folder / "pickled" / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    (folder / "bad.yaml").write_text("learner: {lr: [}\n")
+    (folder / "list.yaml").write_text("- 1\n- 2\n")
+    (folder / "taken").mkdir()
+    (folder / "taken" / "thesis.txt").write_text("precious")
+    return folder
+
+
+# what is wrong -> overrides, then field, rule, value and fix as they must stand in the message
+# ruff: noqa: E501  (one row per error reads best)
+ERRORS = {
+    "unknown section": (["learnr.lr=1"], "learnr", "must be a known field", "{'lr': 1}", "Did you mean learner?"),
+    "unknown key": (["learner.lrr=1"], "learner.lrr", "must be a known field", "1", "Did you mean learner.lr?"),
+    "wrong type": (["learner.ranks=two"], "learner.ranks", "must be of type int", "'two'", "docstring"),
+    "section as number": (["learner=3"], "learner", "must be a section", "3", "ranks"),
+    "out of bounds": (["learner.lr=-1"], "learner.lr", "must be > 0", "-1.0", "above 0"),
+    "stage out of bounds": (["learner.zero_stage=4"], "learner.zero_stage", "must lie in [0, 3]", "4", "from 0 to 3"),
+    "no such choice": (["model.start=sftt"], "model.start", "must be one of base, rejuvenated, sft", "'sftt'", "Choose"),
+    "not divisible": (["algorithm.minibatches=5"], "algorithm.minibatches", "must divide", "5", "divisor"),
+    "inline with two ranks": (["launcher=inline", "learner.ranks=2"], "launcher", "one learner rank", "ranks=2", "to 1"),
+    "override without =": (["{dir}/nothing.yaml"], "config file", "must be a readable file", "nothing.yaml", "Check"),
+    "broken yaml": (["{dir}/bad.yaml"], "config file", "must be valid YAML; line", "bad.yaml", "Check indentation"),
+    "yaml without mapping": (["{dir}/list.yaml"], "config file", "must hold a mapping", "list.yaml", "Start it"),
+    "missing checkpoint": (["model.base={dir}/no"], "model.base", "must be an existing directory", "/no'", "Hugging"),
+    "no checkpoint": (["model.sft={dir}/empty"], "model.sft", "must hold a config.json", "/empty'", "Hugging Face"),
+    "pickled checkpoint": (["model.sft={dir}/pickled"], "model.sft", "*.safetensors", "/pickled'", "Save it again"),
+    "mismatch": (["model.sft={dir}/other"], "model.sft", "must match model.base in num_hidden_layers (2)", "3", "base"),
+    "unknown environment": (["environment.id=rejuvenate/Arithmetik-v0"], "environment.id", "registered", "'rejuvenate/Arithmetik-v0'", "Did you mean 'rejuvenate/Arithmetic-v0'?"),
+    "unknown environment argument": (["environment.kwargs.operand_mx=3"], "environment.kwargs.operand_mx", "no argument", "3", "Did you mean 'operand_max'?"),
+    "environment argument out of bounds": (["environment.kwargs.split=tset"], "environment.kwargs.split", "must be one of", "'tset'", "Choose"),
+    "run directory taken": (["run_dir={dir}/taken"], "run_dir", "must be new or empty", "/taken'", "resume=true"),
+    "nothing to resume": (["resume=true"], "resume", "needs a run in run_dir", "new-run'", "start afresh"),
+    "prompt leaves no room": (["rollout.max_tokens=96"], "rollout.max_tokens", "must be below", "96", "Leave room"),
+    "doubled evaluation set": (["evaluation.sets=[{{name: a}},{{name: a}}]"], "evaluation.sets", "distinct", "['a', 'a']", "Rename"),
+    "null where a value is needed": (["learner.lr=null"], "learner.lr", "must be of type float", "'None'", "docstring"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ERRORS)
+def test_configuration_error_names_field_rule_value_and_fix(name, pair, capsys, monkeypatch, tmp_path):
+    extra, field, rule, value, fix = ERRORS[name]
+    arguments = [
+        "run",
+        "configs/math_toy.yaml",
+        f"model.base={pair}/base",
+        f"model.sft={pair}/sft",
+        f"run_dir={tmp_path}/new-run",
+        *(text.format(dir=pair) for text in extra),
+    ]
+    start = time.perf_counter()
+    code, out, err = call(capsys, monkeypatch, *arguments)
+    assert code == 2
+    assert err.startswith(f"rejuvenate: {field}"), err
+    assert err.count("\n") == 1, "one paragraph"
+    for part in (rule, value, fix):
+        assert part in err, (part, err)
+    assert "Traceback" not in err
+    assert not out
+    assert not (tmp_path / "new-run").exists()
+    assert (pair / "taken" / "thesis.txt").read_text() == "precious"
+    assert time.perf_counter() - start < 60  # the bound on a whole process is measured below
+
+
+def test_missing_value_is_named(capsys, monkeypatch):
+    code, _, err = call(capsys, monkeypatch, "plan", "seed=1")
+    assert code == 2
+    assert "environment.id must be given" in err
+
+
+def test_error_in_a_process_of_its_own_starts_nothing_heavy(pair):
+    program = (
+        "import sys\nfrom orchestrator import cli\n"
+        "sys.argv = ['rejuvenate', 'run', 'configs/math_toy.yaml', 'learner.lr=-1']\n"
+        "try:\n    cli.main()\nexcept SystemExit as stop:\n    assert stop.code == 2\n"
+        "heavy = {'torch', 'ray', 'vllm', 'deepspeed', 'transformers'} & set(sys.modules)\n"
+        "print('heavy:', sorted(heavy))\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert "heavy: []" in result.stdout
+
+
+def test_plan_counts_and_fits_a_declared_cluster(pair, capsys, monkeypatch, tmp_path):
+    code, out, _ = call(
+        capsys,
+        monkeypatch,
+        "plan",
+        "configs/math_toy.yaml",
+        f"model.base={pair}/base",
+        f"model.sft={pair}/sft",
+        f"run_dir={tmp_path}/run",
+        "--cluster",
+        "nodes=1,cpus=2",
+    )
+    assert code == 0
+    assert "256 = 32 x 8" in out
+    assert "fits" in out
+
+
+def test_plan_of_the_gpu_example_says_what_is_short(capsys, monkeypatch, tmp_path):
+    arguments = ["plan", "configs/gsm8k_qwen2_0.5b.yaml", f"run_dir={tmp_path}/run", *gsm8k_files(tmp_path)]
+    code, out, err = call(capsys, monkeypatch, *arguments, "--cluster", "nodes=1,gpus=1,cpus=16")
+    assert code == 1
+    assert "1 GPUs short" in err
+    assert "494,032,768" in out, "Qwen2.5-0.5B's parameters"
+    code, _, _ = call(capsys, monkeypatch, *arguments, "--cluster", "nodes=1,gpus=2,cpus=16")
+    assert code == 0
+
+
+def gsm8k_files(folder: Path):
+    rows = [{"question": f"What is {i} plus 1?", "answer": f"It is one more.\n#### {i + 1}"} for i in range(600)]
+    (folder / "problems.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path = folder / "problems.jsonl"
+    return [f"environment.kwargs.path={path}", f"evaluation.sets=[{{name: t, tasks: 5, kwargs: {{path: {path}}}}}]"]
+
+
+@pytest.mark.parametrize("text", ["gpus", "nodes=0,cpus=1", "nodes=1,tpus=8", "nodes=-1"])
+def test_malformed_cluster_is_refused(text, pair, capsys, monkeypatch, tmp_path):
+    code, _, err = call(
+        capsys, monkeypatch, "plan", "configs/math_toy.yaml", f"model.base={pair}/base", f"model.sft={pair}/sft",
+        f"run_dir={tmp_path}/run", "--cluster", text,
+    )  # fmt: skip
+    assert code == 2
+    assert "--cluster must" in err
+
+
+def test_relative_run_dir_is_refused_under_a_ray_job(pair, capsys, monkeypatch):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    code, _, err = call(
+        capsys, monkeypatch, "run", "configs/math_toy.yaml", f"model.base={pair}/base", f"model.sft={pair}/sft",
+        "run_dir=runs/here",
+    )  # fmt: skip
+    assert code == 2
+    assert "absolute path under a Ray job" in err
