@@ -81,12 +81,13 @@ class Engine:
     ) -> None:
         self.config = config
         self.model_dir = str(model_dir)
+        self.log_path = None if log_path is None else Path(log_path)
         self.policy_version = 0 if load_weights else -1
         self._in_process = config.device == "cpu" if in_process is None else in_process
         self._stop_token_ids = sorted({*end_of_turn_ids(self.model_dir), *stop_token_ids})
         self._shapes = checkpoint_shapes(self.model_dir)
         self._failure: str | None = None
-        set_environment(config, in_process=self._in_process, log_path=log_path)
+        set_environment(config, in_process=self._in_process, log_path=self.log_path)
         self._vllm = _start(config, self.model_dir, load_weights)
 
     # Generation
@@ -264,7 +265,7 @@ class Engine:
             raise RuntimeError(f"{what} needs an idle engine, but submitted requests are unfinished")
 
 
-def set_environment(config: RolloutConfig, *, in_process: bool, log_path: str | Path | None) -> None:
+def set_environment(config: RolloutConfig, *, in_process: bool, log_path: Path | None) -> None:
     """Set the environment variables that vLLM reads at import or start."""
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0" if in_process else "1"
     os.environ["VLLM_NO_USAGE_STATS"] = "1"
@@ -284,7 +285,7 @@ def set_environment(config: RolloutConfig, *, in_process: bool, log_path: str | 
         os.environ.pop("VLLM_LOGGING_CONFIG_PATH", None)
     else:
         os.environ["VLLM_LOGGING_LEVEL"] = "INFO"
-        os.environ["VLLM_LOGGING_CONFIG_PATH"] = _logging_config(Path(log_path))
+        os.environ["VLLM_LOGGING_CONFIG_PATH"] = _logging_config(log_path)
 
 
 def _logging_config(log_path: Path) -> str:

@@ -113,7 +113,8 @@ def test_template_that_rewrites_earlier_turns_is_refused():
     template = (
         "{%- for message in messages %}<user>"
         "{%- if message.role == 'assistant' and not loop.last %}{{- 'gone' }}"
-        "{%- else %}{{- message.content }}{%- endif %}{{- '<eos>' }}{%- endfor %}{%- if add_generation_prompt %}<user>{%- endif %}"
+        "{%- else %}{{- message.content }}{%- endif %}{{- '<eos>' }}{%- endfor %}"
+        "{%- if add_generation_prompt %}<user>{%- endif %}"
     )
     renderer = Renderer(make_tokenizer(template))
     with pytest.raises(ConfigError, match="prefix-stable"):
