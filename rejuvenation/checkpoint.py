@@ -141,7 +141,10 @@ class CheckpointReader:
         return name in self.entries
 
     def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """Rows [start, stop) of one tensor; the whole of it where it has no dimension."""
+        """Rows [start, stop) of one tensor; the whole of it where it has no dimension.
+
+        The result may be a view of the mapped file that later reads share: never write into it.
+        """
         entry = self.entries[name]
         if entry.file not in self._handles:
             self._handles[entry.file] = safe_open(self.directory / entry.file, framework="pt")

@@ -88,7 +88,7 @@ def drift(alignment: Alignment) -> dict[str, float]:
         for start, stop in row_blocks(entry):
             wide = torch.promote_types(entry.dtype, torch.float32)
             base = alignment.base_rows(name, start, stop).to(wide)
-            delta = alignment.sft.rows(name, start, stop).to(wide).sub_(base)
+            delta = alignment.sft.rows(name, start, stop).to(wide) - base  # not in place: rows are the mapped file's
             for group in (_group(name), "all"):
                 moved[group] = moved.get(group, 0.0) + delta.square().sum(dtype=torch.float64).item()
                 norm[group] = norm.get(group, 0.0) + base.square().sum(dtype=torch.float64).item()

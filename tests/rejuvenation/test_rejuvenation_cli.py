@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.rejuvenation.test_calibration_pairs import tokenizer_dir, write
+from tests.rejuvenation.tiny import moved, qwen2, save
+
+__all__ = ["tokenizer_dir"]  # the fixture
+
+
+def command(*arguments: object) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "rejuvenation", *map(str, arguments)]
+    return subprocess.run(line, capture_output=True, text=True, timeout=300, check=False)
+
+
+def test_help_waits_for_nothing_heavy() -> None:
+    code = "import sys, rejuvenation.cli; print([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+def test_transform_writes_a_checkpoint_and_says_what_it_did(tmp_path: Path, tokenizer_dir: Path) -> None:
+    base = qwen2(0)
+    base_dir, sft_dir = save(base, tmp_path / "base"), save(moved(base, 1), tmp_path / "sft")
+    for path in tokenizer_dir.iterdir():
+        (sft_dir / path.name).write_bytes(path.read_bytes())
+    data = write(tmp_path / "data.jsonl", *({"prompt": f"{n}+1=", "response": f"{n + 1}"} for n in range(5)))
+    arguments = ("--base", base_dir, "--sft", sft_dir, "--out", tmp_path / "out")
+    result = command("transform", *arguments, "--calibration", data, "--alpha", 0.4)
+    assert result.returncode == 0, result.stderr
+    assert "mean entropy on target tokens" in result.stdout
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (report["alpha"], report["num_pairs"]) == (0.4, 5)
+    assert (tmp_path / "out" / "tokenizer.json").is_file()
+    assert (tmp_path / "out" / "chat_template.jinja").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), ["--calibration", "--reset none"]),
+        (("--alpha", "1.5"), ["rejuvenation.alpha", "[0.0, 1.0]", "1.5"]),
+        (("--reset", "none"), ["base must be a checkpoint directory", "nowhere"]),
+        (("--calibration", "nowhere.jsonl"), ["calibration must be an existing JSONL file", "nowhere.jsonl"]),
+    ],
+)
+def test_mistakes_are_one_paragraph_and_exit_code_2(
+    tmp_path: Path, arguments: tuple[str, ...], words: list[str]
+) -> None:
+    result = command("transform", "--base", "nowhere", "--sft", "nowhere", "--out", tmp_path / "out", *arguments)
+    assert result.returncode == 2
+    assert "Traceback" not in result.stderr
+    for word in words:
+        assert word in result.stderr

@@ -1,0 +1,140 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from configs.rejuvenation import RejuvenationConfig
+from rejuvenation import transform, writer
+from rejuvenation.alignment import Alignment
+from rejuvenation.checkpoint import CheckpointReader
+from rejuvenation.fusion import lerp
+from rejuvenation.neurons import KINDS, NeuronTable
+from rejuvenation.repair import Repair
+from rejuvenation.reset import reset
+from tests.rejuvenation.tiny import moved, qwen2, save
+
+DTYPES = [torch.bfloat16, torch.float32]
+
+
+def same_bytes(a: torch.Tensor, b: torch.Tensor) -> bool:
+    raw = [x.contiguous().reshape(-1).view(torch.uint8) for x in (a, b)]
+    return a.dtype == b.dtype and a.shape == b.shape and torch.equal(*raw)
+
+
+def pair_of(path: Path, *, tied: bool, dtype: torch.dtype, shards: bool = False) -> tuple[Path, Path]:
+    base = qwen2(0, tied=tied)
+    sft = moved(base, 1)
+    base.model.layers[0].mlp.up_proj.weight[0, :3] = 0.0
+    base.model.layers[0].mlp.up_proj.weight[0, 1] = -0.0
+    sft.model.layers[0].mlp.up_proj.weight[0, :3] = -0.0
+    return save(base, path / "base", dtype=dtype, shards=shards), save(sft, path / "sft", dtype=dtype, shards=shards)
+
+
+def repaired(base: Path, sft: Path, selected: torch.Tensor | None = None, **settings: float | str) -> Repair:
+    alignment = Alignment(CheckpointReader(base), CheckpointReader(sft))
+    table = NeuronTable.of(alignment.sft)
+    if selected is None:
+        selected = torch.ones(table.total, dtype=torch.bool)
+    return Repair(alignment, RejuvenationConfig(**settings), table, selected)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shards", [True, False])
+def test_fusion_at_the_endpoints_copies_whole_files(
+    tmp_path: Path, tied: bool, dtype: torch.dtype, shards: bool
+) -> None:
+    """Check 1: alpha 1 gives the SFT's files, alpha 0 Base's tensors, equal checkpoints themselves; -0.0 included."""
+    base, sft = pair_of(tmp_path, tied=tied, dtype=dtype, shards=shards)
+    for name, alpha, other, expected in [("one", 1.0, base, sft), ("zero", 0.0, base, base), ("same", 0.37, sft, sft)]:
+        out = tmp_path / name
+        transform(other, sft, out, RejuvenationConfig(alpha=alpha, rho=0.0), [], seed=0)
+        files = sorted(path.name for path in sft.glob("model*"))
+        assert sorted(path.name for path in out.glob("model*")) == files
+        for file in files:
+            assert (out / file).read_bytes() == (expected / file).read_bytes(), (name, file)
+
+
+def test_dtype_is_that_of_the_sft_checkpoint_tensor_by_tensor(tmp_path: Path) -> None:
+    base, sft = qwen2(0), moved(qwen2(0), 1)
+    base_dir = save(base, tmp_path / "base", dtype=torch.float32)
+    mixed = sft.to(torch.bfloat16)
+    mixed.model.norm.to(torch.float32)
+    mixed.save_pretrained(tmp_path / "sft")
+    transform(base_dir, tmp_path / "sft", tmp_path / "out", RejuvenationConfig(rho=0.0), [], seed=0)
+    out, source = CheckpointReader(tmp_path / "out"), CheckpointReader(tmp_path / "sft")
+    assert {entry.dtype for entry in source.entries.values()} == {torch.bfloat16, torch.float32}
+    assert out.entries == source.entries
+    name = "model.layers.1.mlp.up_proj.weight"
+    expected = (0.5 * source.tensor(name).float() + 0.5 * base.state_dict()[name]).bfloat16()
+    assert torch.equal(out.tensor(name), expected)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_full_reset_gives_base_in_the_seven_modules_alone(tmp_path: Path, tied: bool, dtype: torch.dtype) -> None:
+    """Check 2, biases included."""
+    base_dir, sft_dir = pair_of(tmp_path, tied=tied, dtype=dtype)
+    base, sft = CheckpointReader(base_dir), CheckpointReader(sft_dir)
+    kinds = [0, 0]
+    for name, tensor in repaired(base_dir, sft_dir, alpha=0.4).items():
+        inside = any(f".{path}." in name for path in KINDS.values())
+        kinds[inside] += 1
+        expected = base.tensor(name) if inside else lerp(base.tensor(name), sft.tensor(name), 0.4)
+        assert same_bytes(tensor, expected), name
+        assert not same_bytes(tensor, lerp(base.tensor(name), sft.tensor(name), 0.4)) or not inside, name
+    assert kinds == [3 * 2 + 1 + (1 if tied else 2), 3 * (7 + 3)]
+
+
+def test_one_neuron_is_a_row_with_its_bias_or_a_column(tmp_path: Path) -> None:
+    base_dir, sft_dir = pair_of(tmp_path, tied=True, dtype=torch.float32)
+    alignment = Alignment(CheckpointReader(base_dir), CheckpointReader(sft_dir))
+    table = NeuronTable.of(alignment.sft)
+    fused = dict(Repair(alignment, RejuvenationConfig()).items())
+    for kind in KINDS:
+        module = next(module for module in table.modules if (module.layer, module.kind) == (1, kind))
+        selected = torch.zeros(table.total, dtype=torch.bool)
+        selected[module.offset + 5] = True
+        for name, tensor in repaired(base_dir, sft_dir, selected).items():
+            expected = fused[name].clone()
+            if name == f"{module.path}.weight":
+                row = (slice(None), 5) if kind in ("o", "down") else (5, slice(None))
+                expected[row] = alignment.base.tensor(name)[row]
+            elif name == f"{module.path}.bias":
+                expected[5] = alignment.base.tensor(name)[5]
+            assert same_bytes(tensor, expected), (kind, name)
+            assert same_bytes(tensor, fused[name]) == (not name.startswith(module.path)), (kind, name)
+
+
+def test_blocks_of_rows_give_the_bytes_of_the_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, sft = pair_of(tmp_path, tied=False, dtype=torch.float32)
+    generator = torch.Generator().manual_seed(0)
+    table = NeuronTable.of(CheckpointReader(sft))
+    repair = repaired(base, sft, torch.rand(table.total, generator=generator) < 0.3, alpha=0.3)
+    whole, blocks = tmp_path / "whole", tmp_path / "blocks"
+    for path in (whole, blocks):
+        path.mkdir()
+    first = writer.write_checkpoint(whole, repair.alignment.sft, repair.rows)
+    monkeypatch.setattr(writer, "BLOCK_BYTES", 700)  # five rows of 32 float32
+    assert writer.write_checkpoint(blocks, repair.alignment.sft, repair.rows) == first
+    assert (blocks / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    loaded = CheckpointReader(blocks)
+    assert all(same_bytes(loaded.tensor(name), tensor) for name, tensor in repair.items())
+
+
+def test_targets_and_strength() -> None:
+    fused, base = torch.tensor([[2.0, 4.0], [6.0, 8.0]]), torch.zeros(2, 2) + 10.0
+    rows = torch.tensor([False, True])
+
+    def run(target: str, strength: float, axis: int = 0) -> list[list[float]]:
+        return reset(fused, base, rows, axis=axis, target=target, strength=strength).tolist()
+
+    assert run("base", 1.0) == [[2.0, 4.0], [10.0, 10.0]]
+    assert run("base", 0.25) == [[2.0, 4.0], [7.0, 8.5]]
+    assert run("base", 1.0, axis=1) == [[2.0, 10.0], [6.0, 10.0]]
+    assert run("zero", 1.0) == [[2.0, 4.0], [0.0, 0.0]]
+    assert run("zero", 0.5) == [[2.0, 4.0], [3.0, 4.0]]
+    assert run("fused", 1.0) == fused.tolist()
+    assert run("base", 0.0) == fused.tolist()
