@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
@@ -74,6 +75,31 @@ class Console:
         if self._progress is not None:
             self._progress.stop()
             self._progress = None
+
+
+def diagnosis(report: Mapping[str, Any]) -> list[str]:
+    """What a rejuvenation found and did, in three lines."""
+    lines = []
+    entropy = report.get("entropy_on_responses")
+    if entropy:
+        lines.append(
+            "diagnosis: entropy on calibration answers (nats per token): "
+            f"base {entropy['base']:.3f}, sft {entropy['sft']:.3f}, fused {entropy['fused']:.3f}, "
+            f"rejuvenated {entropy['rejuvenated']:.3f}"
+        )
+    drift = {name: value for name, value in report["drift"].items() if name != "all"}
+    most = max(drift, key=lambda name: drift[name])
+    lines.append(
+        f"weights moved from base by {report['drift']['all']:.0%} of their norm, most in {most} ({drift[most]:.0%})"
+    )
+    if report["num_reset"]:
+        lines.append(
+            f"reset {report['num_reset']:,} of {report['num_neurons']:,} neurons ({report['effective_ratio']:.1%}), "
+            f"{report['reset']}, inside the fusion with alpha {report['alpha']:g}"
+        )
+    else:
+        lines.append(f"fused with alpha {report['alpha']:g}; no neuron reset")
+    return lines
 
 
 def summary(figures: Mapping[str, float]) -> str:

@@ -160,14 +160,38 @@ def connect(config: RunConfig) -> bool:
     if address:
         ray.init(address=address, **common)
         return True
-    ray.init(
-        address="local",
-        num_cpus=config.cluster.num_cpus or len(os.sched_getaffinity(0)),
-        object_store_memory=config.cluster.object_store_bytes,
-        include_dashboard=False,
-        **common,
-    )
+    start_local_cluster(config, common)
     return True
+
+
+def start_local_cluster(config: RunConfig, common: dict[str, Any], attempts: int = 3) -> None:
+    """Start Ray on this machine; its processes end with this one.
+
+    Ray gives its own processes a fixed 30 s to come up, which a machine under full load misses: it is tried again.
+
+    Raises:
+        RuntimeError: it did not start in `attempts` tries.
+    """
+    import ray
+
+    for attempt in range(1, attempts + 1):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=config.cluster.num_cpus or len(os.sched_getaffinity(0)),
+                object_store_memory=config.cluster.object_store_bytes,
+                include_dashboard=False,
+                **common,
+            )
+            return
+        except Exception as error:  # Ray raises bare Exception when its processes are late
+            ray.shutdown()
+            if attempt == attempts:
+                raise RuntimeError(
+                    f"Ray did not start on this machine in {attempts} tries: {error} Is the machine under full load, "
+                    "or out of memory or of space in /tmp?"
+                ) from error
+            log.warning("Ray did not start (%s); trying again", error)
 
 
 def actor_environment(threads: int) -> dict[str, str]:

@@ -11,7 +11,7 @@ from configs.loader import as_mapping, load
 from configs.run import RunConfig
 from orchestrator import checkpoints, loggers, loop, run_directory
 from orchestrator.checkpoints import RunState
-from orchestrator.console import Console
+from orchestrator.console import Console, diagnosis
 from orchestrator.launchers import launch
 from orchestrator.parcel import Parcel
 from orchestrator.workers import Workers
@@ -93,6 +93,9 @@ def start_policy(config: RunConfig, workers: Workers, run_dir: Path, console: Co
     verb = "rejuvenated" if config.model.start == "rejuvenated" else f"read the {config.model.start} checkpoint"
     with console.stage(verb):
         parcel = workers.prepare(config, str(run_dir / "rejuvenated"))
+    if parcel.report:
+        for line in diagnosis(parcel.report):
+            console.say(line)
     with console.stage("weights handed to the learners"):
         workers.load(parcel, config)
     state = RunState(step=0, policy_version=0)

@@ -1,0 +1,1 @@
+"""Throughput against the bare libraries, measured side by side."""

@@ -1,0 +1,100 @@
+"""The two sides of the rollout benchmark: our rollout worker, and vLLM alone on the very same requests.
+
+Each side has an engine in a process of its own and works only when it is asked to. Seeds, sampling parameters, the
+number of sequences at once, threads and weights are equal, so both sample the same tokens.
+"""
+
+from __future__ import annotations
+
+import time
+from multiprocessing.connection import Connection
+from typing import Any
+
+from configs.environment import EnvironmentConfig
+from configs.rollout import RolloutConfig
+
+PROMPTS, SIBLINGS = 128, 8
+MATH = EnvironmentConfig("rejuvenate/Arithmetic-v0", {"operations_min": 3, "operations_max": 3, "operand_max": 99})
+TURNS = EnvironmentConfig("benchmarks.relay:RelayEnv", {})
+TASKS = {"math": (MATH, 48), "multi-turn": (TURNS, 24)}
+"""Task -> environment and longest turn in tokens."""
+
+
+def rollout_config(threads: int) -> RolloutConfig:
+    """Equal on both sides."""
+    return RolloutConfig(threads=threads, max_model_len=256, max_tokens=48, max_num_seqs=256, env_threads=4)
+
+
+def serve_worker(connection: Connection, model_dir: str, threads: int, _: Any) -> None:
+    """Our side: `RolloutWorker.run` with environments, rendering and trajectories."""
+    from orchestrator.episode import EpisodeJob, Sampling
+    from orchestrator.rejuvenating import read_tensors
+    from orchestrator.rollout import RolloutWorker
+    from orchestrator.transport import InProcessTransport, publish
+
+    transport = InProcessTransport()
+    worker = RolloutWorker(rollout_config(threads), model_dir, transport)
+    handles = publish(transport, read_tensors(model_dir), 1 << 26, 0)
+    worker.update_weights(handles, 0)
+    jobs = [EpisodeJob(g, s, g, g * SIBLINGS + s) for g in range(PROMPTS) for s in range(SIBLINGS)]
+    connection.send("ready")
+    while (task := connection.recv()) is not None:
+        environment, max_tokens = TASKS[task]
+        start = time.perf_counter()
+        trajectories = worker.run(jobs, environment, Sampling(1.0, max_tokens))
+        seconds = time.perf_counter() - start
+        worker.update_weights(handles, 0)  # empties the prefix cache, as after every training step
+        tokens = sum(sum(t.loss_mask) for t in trajectories)
+        connection.send((tokens, seconds))
+        # What the bare side is to do again: every turn's prompt, seed and limit.
+        if connection.recv():
+            connection.send([[(turn.prompt_token_ids, turn.token_ids) for turn in t.turns] for t in trajectories])
+
+
+def serve_bare(connection: Connection, model_dir: str, threads: int, requests: dict[str, list]) -> None:
+    """The limit: `vllm.LLM` on the recorded prompts. A next turn is submitted the moment the last one ends."""
+    from orchestrator.seeding import derive
+    from policies.engine import set_environment
+
+    set_environment(rollout_config(threads), in_process=True, log_path=None)
+    from vllm import LLM, SamplingParams
+    from vllm.inputs.engine import tokens_input
+    from vllm.sampling_params import RequestOutputKind
+
+    config = rollout_config(threads)
+    llm = LLM(
+        model=model_dir, skip_tokenizer_init=True, dtype=config.dtype, max_model_len=config.max_model_len,
+        max_num_seqs=config.max_num_seqs, enforce_eager=True, kv_cache_memory_bytes=config.kv_cache_bytes,
+        logprobs_mode="processed_logprobs", enable_prefix_caching=True,
+    )  # fmt: skip
+    stop = [llm.model_config.hf_config.eos_token_id]
+
+    def params(episode: int, turn: int, max_tokens: int) -> SamplingParams:
+        return SamplingParams(
+            temperature=1.0, seed=derive(episode, "turn", turn), max_tokens=max_tokens, stop_token_ids=stop,
+            logprobs=0, flat_logprobs=True, detokenize=False, output_kind=RequestOutputKind.FINAL_ONLY,
+        )  # fmt: skip
+
+    connection.send("ready")
+    while (task := connection.recv()) is not None:
+        turns, max_tokens = requests[task], TASKS[task][1]
+        start = time.perf_counter()
+        tokens = 0
+        if task == "math":
+            prompts = [{"prompt_token_ids": episode[0][0]} for episode in turns]
+            outputs = llm.generate(prompts, [params(i, 0, max_tokens) for i in range(len(turns))], use_tqdm=False)
+            tokens = sum(len(output.outputs[0].token_ids) for output in outputs)
+        else:
+            engine = llm.llm_engine
+            for i, episode in enumerate(turns):
+                engine.add_request(f"{i}-0", tokens_input(episode[0][0]), params(i, 0, max_tokens))
+            while engine.has_unfinished_requests():
+                for output in engine.step():
+                    tokens += len(output.outputs[0].token_ids)
+                    i, number = (int(part) for part in output.request_id.split("-"))
+                    if number + 1 < len(turns[i]):
+                        prompt = tokens_input(turns[i][number + 1][0])
+                        engine.add_request(f"{i}-{number + 1}", prompt, params(i, number + 1, max_tokens))
+        seconds = time.perf_counter() - start
+        llm.reset_prefix_cache()
+        connection.send((tokens, seconds))

@@ -1,0 +1,43 @@
+"""Arms of a comparison on a toy: runs that differ in the starting checkpoint only, on workers that are started once."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from configs.loader import load
+from configs.run import RunConfig
+from orchestrator.console import Console
+from orchestrator.running import open_run, run_on
+from orchestrator.workers import Workers
+
+TASKS = {"math": "configs/math_toy.yaml", "tool": "configs/tool_toy.yaml"}
+
+ARMS: dict[str, list[str]] = {
+    "rejuvenated": ["model.start=rejuvenated"],
+    "over": ["model.start=sft"],
+    "mod": ["model.start=sft", "model.sft={mod}"],
+    "base": ["model.start=base"],
+    "fusion only": ["model.start=rejuvenated", "rejuvenation.reset=none"],
+    "random reset": ["model.start=rejuvenated", "rejuvenation.reset=random"],
+}
+"""Arm -> what it changes. `{mod}` is the moderate SFT checkpoint, which is rebuilt from the base in seconds."""
+
+
+def arm_config(task: str, arm: str, run_dir: Path, extra: list[str], mod: Path | None = None) -> RunConfig:
+    """The configuration of one arm: the task's file, what the arm changes, then `extra` overrides."""
+    changes = [text.format(mod=mod) for text in ARMS[arm]]
+    return load([TASKS[task]], [*changes, f"run_dir={run_dir}", *extra])
+
+
+def run_arm(config: RunConfig, workers: Workers, console: Console) -> Path:
+    """Run an arm, unless its run directory says that it is finished; an unfinished one is begun again."""
+    run_dir = Path(config.run_dir)
+    if (run_dir / "final").is_dir():
+        console.say("already there")
+        return run_dir
+    if (run_dir / "config.yaml").is_file():  # only what an interrupted arm of the same comparison left
+        shutil.rmtree(run_dir)
+    open_run(config, run_dir)
+    run_on(config, workers, run_dir, console)
+    return run_dir

@@ -1,0 +1,146 @@
+"""`make study-math`, `make study-tool`: every arm over several seeds on the settings as shipped, with intervals.
+
+Resumable: finished arms are kept in runs/study-TASK, an interrupted one is begun again. What it finds is written to
+docs/results/TASK.md and .json, with the command that made it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console as RichConsole
+
+from examples.arms import ARMS, arm_config, run_arm
+from examples.toy import ladder
+from orchestrator.bootstrap import Interval, interval
+from orchestrator.compare import Arm, change, per_task, plot
+from orchestrator.console import Console
+from orchestrator.launchers import launch
+from orchestrator.run_directory import versions, write_atomic
+
+MEASURES = ("greedy", "pass@k", "signal", "entropy")
+
+
+def run_all(task: str, seeds: list[int], folder: Path, names: list[str], rich: RichConsole) -> None:
+    """Run every arm that is not there yet, seed by seed, on workers that are started once."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "logs").mkdir(exist_ok=True)
+    mod = ladder.ensure_mod(task, folder / "mod")
+    todo = [(seed, arm) for seed in seeds for arm in names if not (folder / arm_folder(arm, seed) / "final").is_dir()]
+    if not todo:
+        return
+    with launch(arm_config(task, "over", folder / "unused", []), folder) as workers:
+        for seed, arm in todo:
+            config = arm_config(task, arm, folder / arm_folder(arm, seed), [f"seed={seed}"], mod)
+            run_arm(config, workers, Console(rich, label=f"seed {seed}, {arm}"))
+
+
+def arm_folder(arm: str, seed: int) -> str:
+    """Run directory of an arm within the study."""
+    return f"{arm.replace(' ', '-')}-seed{seed}"
+
+
+def matrices(arms: list[Arm], set_name: str, measure: str) -> tuple[np.ndarray, np.ndarray]:
+    """[seeds, problems] before and after RL."""
+    before = np.array([per_task(a.evaluations[0].by_name(set_name), measure) for a in arms])
+    after = np.array([per_task(a.evaluations[-1].by_name(set_name), measure) for a in arms])
+    return before, after
+
+
+def claims(arms: dict[str, list[Arm]], set_name: str) -> dict[str, Interval]:
+    """The three claims of the method, each an interval over seeds and problems, on greedy accuracy."""
+    before, after = matrices(arms["rejuvenated"], set_name, "greedy")
+    over_before, over_after = matrices(arms["over"], set_name, "greedy")
+    return {
+        "gain of rejuvenated": interval(after - before),
+        "gain of rejuvenated minus gain of over": interval((after - before) - (over_after - over_before)),
+        "endpoint of rejuvenated minus endpoint of over": interval(after - over_after),
+    }
+
+
+def mean_changes(arms: list[Arm], set_name: str, measure: str) -> tuple[float, float, float, float]:
+    """Before, after, gain and area, means over seeds."""
+    found = [change(a.evaluations, set_name, measure) for a in arms]
+    return tuple(float(np.mean([getattr(c, n) for c in found])) for n in ("before", "after", "gain", "area"))  # type: ignore[return-value]
+
+
+def report(task: str, seeds: list[int], arms: dict[str, list[Arm]], command: str) -> tuple[str, dict]:
+    """The study as Markdown and as plain values."""
+    sets = next(iter(arms.values()))[0].evaluations[0].sets
+    lines = [
+        f"# Study: {task} toy",
+        "",
+        f"Made by `{command}`; seeds {', '.join(map(str, seeds))}; settings as shipped.",
+        "",
+    ]
+    values: dict = {"command": command, "seeds": seeds, "versions": versions(), "sets": {}}
+    values["versions"].pop("command")
+    for s in sets:
+        kind = "in distribution" if s.kind == "id" else "out of distribution"
+        lines += [
+            f"## {s.name} ({kind}, {len(s.greedy)} problems)",
+            "",
+            "Means over seeds; the gain with its 95 % bootstrap interval over seeds and problems.",
+            "",
+        ]
+        lines += ["| arm | measure | before RL | after RL | gain | area |", "|---|---|---|---|---|---|"]
+        values["sets"][s.name] = {}
+        for arm, runs in arms.items():
+            for measure in MEASURES:
+                before, after, gain, area = mean_changes(runs, s.name, measure)
+                shown = f"{gain:+.3f}"
+                entry = {"before": before, "after": after, "gain": gain, "area": area}
+                if measure != "entropy":
+                    b, a = matrices(runs, s.name, measure)
+                    band = interval(a - b)
+                    shown += f" [{band.low:+.3f}, {band.high:+.3f}]"
+                    entry |= {"gain_low": band.low, "gain_high": band.high}
+                label = measure.replace("@k", f"@{s.k}")
+                lines.append(f"| {arm} | {label} | {before:.3f} | {after:.3f} | {shown} | {area:.3f} |")
+                values["sets"][s.name].setdefault(arm, {})[label] = entry
+        lines += ["", "| claim (greedy accuracy) | mean | 95 % interval | excludes 0 |", "|---|---|---|---|"]
+        values["sets"][s.name]["claims"] = {}
+        for claim, band in claims(arms, s.name).items():
+            verdict = "yes" if band.excludes_zero() else "no"
+            lines.append(f"| {claim} | {band.mean:+.3f} | [{band.low:+.3f}, {band.high:+.3f}] | {verdict} |")
+            values["sets"][s.name]["claims"][claim] = {"mean": band.mean, "low": band.low, "high": band.high}
+        lines.append("")
+    return "\n".join(lines), values
+
+
+def main() -> None:
+    """Run what is missing, then write the report."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("task", choices=["math", "tool"])
+    parser.add_argument("--seeds", type=int, default=5, help="seeds 0 to N-1")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the run directories go")
+    parser.add_argument("--arms", default=",".join(ARMS), help="arms to run, by name, with commas")
+    parser.add_argument("--output", type=Path, default=Path("docs/results"), help="where the report goes")
+    options = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    rich = RichConsole(highlight=False)
+    names = options.arms.split(",")
+    folder = options.runs.absolute() / f"study-{options.task}"
+    seeds = list(range(options.seeds))
+    run_all(options.task, seeds, folder, names, rich)
+    arms = {
+        arm: [Arm.read(folder / arm_folder(arm, seed), arm) for seed in seeds]
+        for arm in ARMS
+        if all((folder / arm_folder(arm, seed) / "final").is_dir() for seed in seeds)
+    }
+    if not {"rejuvenated", "over"} <= set(arms):
+        parser.exit(message="the report needs at least the arms rejuvenated and over\n")
+    text, values = report(options.task, seeds, arms, f"make study-{options.task}")
+    options.output.mkdir(parents=True, exist_ok=True)
+    write_atomic(options.output / f"{options.task}.md", text)
+    write_atomic(options.output / f"{options.task}.json", json.dumps(values, indent=1))
+    plot([runs[0] for runs in arms.values()], options.output / f"{options.task}.png", f"{options.task} toy, seed 0")
+    rich.print(text)
+
+
+if __name__ == "__main__":
+    main()
