@@ -9,7 +9,6 @@ from __future__ import annotations
 import gc
 import json
 import os
-import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -298,9 +297,9 @@ def _logging_config(log_path: Path) -> str:
         "handlers": {"file": handler},
         "loggers": {"vllm": {"handlers": ["file"], "level": "INFO", "propagate": False}},
     }
-    with tempfile.NamedTemporaryFile("w", prefix="vllm-logging-", suffix=".json", delete=False) as file:
-        json.dump(logging_config, file)
-    return file.name
+    path = log_path.with_suffix(".logging.json")  # stays: vLLM's own processes read it too
+    path.write_text(json.dumps(logging_config))
+    return str(path)
 
 
 def _start(config: RolloutConfig, model_dir: str, load_weights: bool) -> Any:
