@@ -5,6 +5,7 @@ Legend: B sequences, T tokens, N loss-mask tokens.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -163,12 +164,17 @@ class Learner:
 
         Raises:
             ValueError: the loss lacks something it needs of the samples.
-            RuntimeError: the gradient norm is not finite; the weights are unchanged.
+            RuntimeError: the loss or the gradient is not finite. A loss is noticed before the step, a gradient after
+                it, when the weights may be spoilt: continue from the last checkpoint.
         """
         metrics = self.backward(samples, loss)
         if metrics["skipped"]:
             return metrics
-        return metrics | self.step()
+        if math.isfinite(metrics["loss"]):
+            metrics |= self.step()
+        if not math.isfinite(metrics.get("grad_norm", math.nan)):
+            raise RuntimeError(f"optimizer step {self.steps}: loss or gradient is not finite: {metrics}")
+        return metrics
 
     def backward(self, samples: Sequence[Sample], loss: Loss) -> dict[str, float]:
         """Accumulate the gradient of `sum over loss-mask tokens / number of them` over all micro-batches and ranks.

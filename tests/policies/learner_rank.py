@@ -1,10 +1,12 @@
-"""One learner rank in a process of its own: does what test_learner.py asks about and writes down what it found.
+"""Learner groups of one and of two ranks: do what test_learner.py asks about and write down what they found.
 
-`python tests/policies/learner_rank.py CHECKPOINT OUT`, with RANK, WORLD_SIZE and the rest in the environment.
+`python tests/policies/learner_rank.py CHECKPOINT OUT PORT PORT`. The ranks are forked from one process that has
+imported everything: importing costs more than all their work.
 """
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import random
 import sys
@@ -18,9 +20,8 @@ from policies.batching import Sample
 from policies.learner import Learner
 from policies.losses import Loss
 
-RANKS = int(os.environ["WORLD_SIZE"])
-STAGES = (0, 3) if RANKS == 1 else (0, 1, 2, 3)
-BUDGETS = (64, 150, 4096)
+STAGES = {1: (0, 3), 2: (0, 1, 2, 3)}
+BUDGETS = (64, 4096)
 # Adam divides by |gradient|: where a gradient is near zero its first step is the sign of a rounding error. With eps far
 # above the gradients the step is linear in them, so weights can be compared as closely as gradients.
 LINEAR = {"lr": 0.1, "eps": 1.0, "weight_decay": 0.01}
@@ -66,44 +67,63 @@ def one_step(learner: Learner, samples: list[Sample], loss: Loss) -> dict[str, A
     return {"metrics": metrics, "gradients": found, "weights": weights(learner)}
 
 
-def main(checkpoint: str, out: Path) -> None:
+def run_rank(checkpoint: str, out: Path, ranks: int, rank: int, port: str) -> None:
+    names = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+    os.environ |= dict(zip(names, (str(ranks), str(rank), str(rank), "127.0.0.1", port), strict=True))
     results: dict[str, Any] = {}
     samples = minibatch(14, seed=1)
-    for stage in STAGES:
-        for budget in BUDGETS if stage in (0, 3) else BUDGETS[:1]:
-            config = LearnerConfig(ranks=RANKS, zero_stage=stage, micro_batch_tokens=budget, grad_clip=0.5, **LINEAR)
+    for stage in STAGES[ranks]:
+        budgets = BUDGETS if stage in (0, 3) else BUDGETS[:1]
+        for budget in budgets:
+            config = LearnerConfig(ranks=ranks, zero_stage=stage, micro_batch_tokens=budget, grad_clip=0.5, **LINEAR)
             learner = Learner(config, checkpoint, seed=0, load_weights=True)
             if budget == BUDGETS[0]:
                 results["start", stage] = weights(learner)
             results["step", stage, budget] = one_step(learner, samples, Loss("grpo", temperature=0.8, clip_high=0.3))
-            learner.close()
-        config = LearnerConfig(ranks=RANKS, zero_stage=stage, micro_batch_tokens=100, lr=1e-3, warmup_steps=3)
-        learner = Learner(config, checkpoint, seed=0)
-        learner.load_weights(results["start", stage].items())
+            if budget != budgets[-1]:
+                learner.close()
+
+        config = LearnerConfig(ranks=ranks, zero_stage=stage, micro_batch_tokens=100, lr=1e-3, warmup_steps=3)
+        learner.config = config
+        learner.load_weights(results["start", stage].items())  # over a trained policy, as between two arms of a study
         results["reloaded", stage] = weights(learner)
+        learner.snapshot_reference()
+        results["logprobs", stage] = learner.logprobs([s.token_ids for s in samples], 0.7)
         results["one sample", stage] = one_step(learner, samples[:1], Loss("sft"))  # the second rank has a dummy only
         results["empty"] = learner.update([Sample([1, 2, 3], [0, 0, 0])], Loss("sft"))
 
-        learner.load_weights(results["start", stage].items())
-        learner.snapshot_reference()
-        results["logprobs", stage] = learner.logprobs([s.token_ids for s in samples], 0.7)
         results["lr"] = [learner.update(samples, Loss("grpo", kl_coef=0.1))["lr"] for _ in range(2)]
         results["kl", stage] = learner.update(samples, Loss("grpo", kl_coef=0.1))
         results["reference", stage] = learner.reference_logprobs(samples, 0.7)
-        learner.save(out / f"checkpoint_{stage}")
+        learner.save(out / f"checkpoint_{ranks}_{stage}")
         random_before = torch.rand(3)
         metrics = [learner.update(samples, Loss("grpo", kl_coef=0.1)) for _ in range(2)]
         results["uninterrupted", stage] = (metrics, weights(learner), random_before)
         learner.close()
 
         learner = Learner(config, checkpoint, seed=1)
-        learner.load(out / f"checkpoint_{stage}")
+        learner.load(out / f"checkpoint_{ranks}_{stage}")
         random_before = torch.rand(3)
         metrics = [learner.update(samples, Loss("grpo", kl_coef=0.1)) for _ in range(2)]
         results["resumed", stage] = (metrics, weights(learner), random_before)
         learner.close()
-    torch.save(results, out / f"results_{learner.rank}.pt")
+    torch.save(results, out / f"results_{ranks}_{rank}.pt")
+
+
+def main(checkpoint: str, out: str, *ports: str) -> int:
+    import deepspeed  # noqa: F401
+    from transformers import AutoModelForCausalLM, Qwen2ForCausalLM  # noqa: F401
+
+    context = multiprocessing.get_context("fork")
+    processes = []
+    for ranks, rank in ((1, 0), (2, 0), (2, 1)):
+        arguments = (checkpoint, Path(out), ranks, rank, ports[ranks - 1])
+        processes.append(context.Process(target=run_rank, args=arguments, daemon=True))
+        processes[-1].start()
+    for process in processes:
+        process.join()
+    return max(abs(process.exitcode or 0) for process in processes)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    sys.exit(main(*sys.argv[1:]))
