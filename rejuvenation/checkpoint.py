@@ -13,9 +13,8 @@ import xxhash
 from safetensors import safe_open
 
 from configs.errors import ConfigError
+from rejuvenation.directories import INDEX_FILE, SINGLE_FILE, check_checkpoint
 
-SINGLE_FILE = "model.safetensors"
-INDEX_FILE = "model.safetensors.index.json"
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -93,11 +92,8 @@ class CheckpointReader:
     def __init__(self, directory: str | Path, role: str = "checkpoint") -> None:
         self.directory = Path(directory)
         self.role = role
-        config_path = self.directory / "config.json"
-        if not config_path.is_file():
-            fix = "Give the path of a Hugging Face checkpoint; download a hub model first (hf download NAME)."
-            raise ConfigError(role, "must be a checkpoint directory with a config.json", str(directory), fix)
-        self.config: dict[str, Any] = json.loads(config_path.read_text())
+        check_checkpoint(self.directory, role)
+        self.config: dict[str, Any] = json.loads((self.directory / "config.json").read_text())
         self.shards = tuple(read_shard(self.directory / file) for file in self._files())
         self.entries: dict[str, TensorEntry] = {}
         for shard in self.shards:
@@ -113,10 +109,6 @@ class CheckpointReader:
         if (self.directory / SINGLE_FILE).is_file():
             return [SINGLE_FILE]
         index = self.directory / INDEX_FILE
-        if not index.is_file():
-            rule = f"must hold {SINGLE_FILE} or {INDEX_FILE} with its shards"
-            fix = "Save the checkpoint with save_pretrained(..., safe_serialization=True)."
-            raise ConfigError(self.role, rule, str(self.directory), fix)
         files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
         missing = [file for file in files if not (self.directory / file).is_file()]
         if missing:

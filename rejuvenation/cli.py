@@ -11,6 +11,7 @@ import typer
 
 from configs.errors import ConfigError
 from configs.rejuvenation import RejuvenationConfig
+from rejuvenation.directories import check_checkpoint, check_output
 
 app = typer.Typer(
     add_completion=False,
@@ -55,6 +56,11 @@ def transform(
     if calibration is None and reset != "none" and rho > 0.0:
         fix = "Give --calibration data.jsonl, such as lines of the SFT data; or --reset none for fusion alone."
         raise ConfigError("--calibration", "is needed to score neurons for the reset", None, fix)
+    if calibration is not None and not calibration.is_file():
+        raise ConfigError("--calibration", "must be an existing JSONL file", str(calibration), "Check the path.")
+    check_checkpoint(base, "--base")
+    check_checkpoint(sft, "--sft")
+    check_output(out, [base, sft])
     from rejuvenation.pairs import load_pairs
     from rejuvenation.pipeline import transform as run
 
@@ -86,6 +92,8 @@ def diagnose(
 ) -> None:
     """Show entropy and drift of an SFT checkpoint next to its base."""
     config = RejuvenationConfig(device=device)
+    check_checkpoint(base, "--base")
+    check_checkpoint(sft, "--sft")
     from rejuvenation.diagnosis import diagnose as run
     from rejuvenation.pairs import load_pairs
 

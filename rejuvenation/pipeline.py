@@ -17,13 +17,14 @@ from rejuvenation.alignment import Alignment
 from rejuvenation.attribution import Attribution, Attributor, target_tokens
 from rejuvenation.checkpoint import CheckpointReader
 from rejuvenation.diagnosis import drift
+from rejuvenation.directories import check_output
 from rejuvenation.neurons import KINDS, NeuronTable
 from rejuvenation.pairs import TokenPair, draw
 from rejuvenation.repair import Repair
 from rejuvenation.report import EntropyReport, Report
 from rejuvenation.scored_model import entropies, load_model, map_deterministically, put_weights
 from rejuvenation.selection import random_neurons, scopes, top_neurons, union
-from rejuvenation.writer import atomic_directory, check_output, write_checkpoint
+from rejuvenation.writer import atomic_directory, write_checkpoint
 
 logger = logging.getLogger(__name__)
 

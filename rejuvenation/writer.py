@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 import xxhash
 
-from configs.errors import ConfigError
-from rejuvenation.checkpoint import INDEX_FILE, CheckpointReader, TensorEntry
+from rejuvenation.checkpoint import CheckpointReader, TensorEntry
+from rejuvenation.directories import INDEX_FILE
 
 BLOCK_BYTES = 64 << 20
 """A tensor is computed and written in blocks of rows of about this size, so that memory does not grow with it."""
@@ -39,22 +39,6 @@ COMPANIONS = (
 
 Rows = Callable[[str, int, int], torch.Tensor]
 """`(name, start, stop) -> rows [start, stop)` of a tensor, in the dtype it is written in."""
-
-
-def check_output(out_dir: Path, inputs: list[Path]) -> None:
-    """Refuse an output directory that would overwrite something.
-
-    Raises:
-        ConfigError: it lies in an input directory, is a file, or is not empty.
-    """
-    resolved = out_dir.resolve()
-    for directory in inputs:
-        if resolved == directory.resolve() or directory.resolve() in resolved.parents:
-            rule = f"must not lie in the input directory {directory}"
-            raise ConfigError("out", rule, str(out_dir), "Choose a directory of its own.")
-    if out_dir.exists() and (not out_dir.is_dir() or any(out_dir.iterdir())):
-        fix = "Remove it, or choose another name."
-        raise ConfigError("out", "must not exist yet, or be an empty directory", str(out_dir), fix)
 
 
 @contextmanager

@@ -6,7 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from rejuvenation import cli
 from tests.rejuvenation.test_calibration_pairs import tokenizer_dir, write
 from tests.rejuvenation.tiny import moved, qwen2, save
 
@@ -19,7 +21,9 @@ def command(*arguments: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_help_waits_for_nothing_heavy() -> None:
-    code = "import sys, rejuvenation.cli; print([m for m in ('torch', 'transformers', 'numpy') if m in sys.modules])"
+    code = (
+        "import sys, rejuvenation.cli; print([m for m in ('torch', 'transformers', 'safetensors') if m in sys.modules])"
+    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert result.stdout.strip() == "[]"
 
@@ -31,8 +35,9 @@ def test_transform_writes_a_checkpoint_and_says_what_it_did(tmp_path: Path, toke
         (sft_dir / path.name).write_bytes(path.read_bytes())
     data = write(tmp_path / "data.jsonl", *({"prompt": f"{n}+1=", "response": f"{n + 1}"} for n in range(5)))
     arguments = ("--base", base_dir, "--sft", sft_dir, "--out", tmp_path / "out")
-    result = command("transform", *arguments, "--calibration", data, "--alpha", 0.4)
-    assert result.returncode == 0, result.stderr
+    line = ["transform", *map(str, arguments), "--calibration", str(data), "--alpha", "0.4"]
+    result = CliRunner().invoke(cli.app, line, catch_exceptions=False)
+    assert result.exit_code == 0
     assert "mean entropy on target tokens" in result.stdout
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert (report["alpha"], report["num_pairs"]) == (0.4, 5)
