@@ -12,9 +12,9 @@ from examples.toy.tokenizer import build_tokenizer
 from examples.toy.training import Pair, train
 
 MODERATE_STEPS = 30
-OVER_STEPS = 1500
+OVER_STEPS = 1200
 EXAMPLES = 128
-BATCH_SIZE = 64
+BATCH_SIZE = 32
 LEARNING_RATE = 1e-3
 PROBLEMS = {"operations_min": 2, "operations_max": 2, "operand_max": 20}
 
