@@ -12,7 +12,7 @@ from configs.checkpoint import is_hub_name
 from configs.environment import EnvironmentConfig
 from configs.model import ModelConfig
 from configs.rejuvenation import RejuvenationConfig
-from envs.registry import make
+from orchestrator.demonstrations import demonstrations
 from orchestrator.parcel import Parcel, read_small_files
 from orchestrator.transport import Transport, publish
 
@@ -100,26 +100,16 @@ def calibration_pairs(config: RejuvenationConfig, environment: EnvironmentConfig
     if config.calibration is not None:
         return load_pairs(config.calibration, sft)
     renderer = load_renderer(sft)
-    env = make(environment.id, environment.kwargs)
-    make_task = getattr(env.unwrapped, "task", None)
-    demonstrate = getattr(env.unwrapped, "demonstration", None)
-    pairs: list[Any] = []
-    prompts: list[list[int]] = []
-    for index in itertools.count():
-        if max(len(pairs), len(prompts)) >= config.calibration_pairs:
-            break
-        options = {"task": make_task(index)} if callable(make_task) else None
-        observation, info = env.reset(seed=index, options=options)
-        tools = list(info.get("tools", [])) or None
-        messages = demonstrate() if callable(demonstrate) else None
-        if messages:
-            pairs += turn_pairs(*renderer.training_example(messages, tools))
-        else:
-            prompts.append(renderer.prompt([dict(m) for m in observation], tools))
-    env.close()
+    shown = demonstrations(environment, config.calibration_pairs)
+    pairs = [
+        pair
+        for demonstration in shown
+        if demonstration.messages
+        for pair in turn_pairs(*renderer.training_example(demonstration.messages, demonstration.tools))
+    ]
     if pairs:
         return pairs[: config.calibration_pairs]
-    return greedy_pairs(sft, prompts)
+    return greedy_pairs(sft, [renderer.prompt(demonstration.opening, demonstration.tools) for demonstration in shown])
 
 
 def turn_pairs(token_ids: list[int], loss_mask: list[int]) -> list[Any]:

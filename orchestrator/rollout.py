@@ -42,6 +42,10 @@ class RolloutWorker:
         self.engine.update_weights(receive(self.transport, handles, self.config.timeout_s), version)
         return self.engine.policy_version
 
+    def score(self, sequences: Sequence[list[int]]) -> list[list[float]]:
+        """[B][T] log-probabilities of given tokens as the engine computes them; to be compared with the learner's."""
+        return self.engine.score(sequences)
+
     def weights(self) -> dict[str, Any]:
         """What the engine computes with, by checkpoint name (CPU; see `Engine.weights`)."""
         return self.engine.weights()

@@ -12,9 +12,9 @@ import numpy as np
 
 from configs.errors import ConfigError
 from configs.run import RunConfig
-from envs.registry import make
 from orchestrator import loggers, run_directory
 from orchestrator.console import Console
+from orchestrator.demonstrations import demonstrations
 from orchestrator.launchers import launch
 from orchestrator.parcel import write_small_files
 from orchestrator.running import Result, RunState
@@ -73,24 +73,15 @@ def conversations(config: RunConfig) -> list[tuple[list[dict[str, Any]], list[di
     """
     if config.sft.data is not None:
         return read_conversations(Path(config.sft.data))
-    env = make(config.environment.id, config.environment.kwargs)
-    make_task = getattr(env.unwrapped, "task", None)
-    demonstrate = getattr(env.unwrapped, "demonstration", None)
-    found = []
-    for index in range(config.sft.examples):
-        options = {"task": make_task(index)} if callable(make_task) else None
-        _, info = env.reset(seed=index, options=options)
-        messages = demonstrate() if callable(demonstrate) else None
-        if not messages:
-            raise ConfigError(
-                "sft.data",
-                "must be given: the environment has no demonstrations",
-                config.environment.id,
-                'Give a JSONL of {"messages": [...]} lines, or define expert_turns in the environment.',
-            )
-        found.append((messages, list(info.get("tools", [])) or None))
-    env.close()
-    return found
+    found = demonstrations(config.environment, config.sft.examples)
+    if not all(demonstration.messages for demonstration in found):
+        raise ConfigError(
+            "sft.data",
+            "must be given: the environment has no demonstrations",
+            config.environment.id,
+            'Give a JSONL of {"messages": [...]} lines, or define expert_turns in the environment.',
+        )
+    return [(demonstration.messages or [], demonstration.tools) for demonstration in found]
 
 
 def read_conversations(path: Path) -> list[tuple[list[dict[str, Any]], list[dict[str, Any]] | None]]:

@@ -1,0 +1,123 @@
+"""The main job as Ray actors: two learner ranks under ZeRO-3, a job on a real cluster, Ctrl-C."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import torch
+
+from orchestrator.launchers import launch
+from orchestrator.loggers import read_metrics
+from orchestrator.rejuvenating import read_tensors
+from tests.orchestrator.setting import overrides, small_run
+from tests.orchestrator.test_integration_inline import agree_over_updates
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "RAY_USAGE_STATS_ENABLED": "0"}
+
+
+@pytest.mark.timeout(600)
+def test_two_zero3_ranks_and_an_engine_agree_over_five_updates(tmp_path):
+    """Also: the engine's version 0 equals the rejuvenated checkpoint that travelled over the object store."""
+    config = small_run(
+        tmp_path, tmp_path / "run", "learner.ranks=2", "learner.zero_stage=3", "learner.cpus=0.5", "cluster.num_cpus=2"
+    )
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    with launch(config, run_dir) as workers:
+        parcel = workers.prepare(config, str(run_dir / "rejuvenated"))
+        assert len(parcel.handles) > 2, "several buckets"
+        workers.load(parcel, config)
+        workers.publish(0)
+        held = workers.rollouts[0].start("weights").result(60)
+        for name, tensor in read_tensors(str(run_dir / "rejuvenated")):
+            assert torch.equal(held[name].to(torch.float32), tensor.to(torch.float32)), name
+        agree_over_updates(workers, config, run_dir)
+    assert sorted(p.name for p in (run_dir / "logs").glob("*.log"))[:2] == ["learner-0.log", "learner-1.log"]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def children_alive(processes: list[psutil.Process]) -> list[str]:
+    """Names of those that still run, after a little patience."""
+    _, alive = psutil.wait_procs(processes, timeout=30)
+    return [p.name() for p in alive if p.status() != psutil.STATUS_ZOMBIE]
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_ctrl_c_leaves_no_process_behind(tmp_path):
+    arguments = overrides(tmp_path, tmp_path / "run", "algorithm.steps=1000")
+    with open(tmp_path / "log.txt", "w") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "orchestrator", "run", *arguments],
+            stdout=log, stderr=log, env=ENVIRONMENT, start_new_session=True,
+        )  # fmt: skip
+        deadline = time.monotonic() + 300
+        while len(read_metrics(tmp_path / "run")) < 2:
+            assert time.monotonic() < deadline
+            assert process.poll() is None, (tmp_path / "log.txt").read_text()[-3000:]
+            time.sleep(0.2)
+        started = psutil.Process(process.pid).children(recursive=True)
+        assert len(started) > 4, "Ray, an engine, a learner"
+        os.kill(process.pid, signal.SIGINT)
+        assert process.wait(90) == 130
+    assert children_alive(started) == []
+    assert "Traceback" not in (tmp_path / "log.txt").read_text()
+    assert "interrupted" in (tmp_path / "log.txt").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_job_on_a_real_cluster_leaves_its_results_where_it_said(tmp_path):
+    """`ray start --head` with token authentication on loopback, then the documented command."""
+    home = tmp_path / "home"
+    home.mkdir()
+    environment = {**ENVIRONMENT, "HOME": str(home), "RAY_AUTH_MODE": "token", "RAY_TMPDIR": f"/tmp/r{os.getpid()}"}
+    environment.pop("RAY_ADDRESS", None)
+    port, dashboard = free_port(), free_port()
+    ray = str(Path(sys.executable).parent / "ray")
+    subprocess.run([ray, "get-auth-token", "--generate"], env=environment, check=True, capture_output=True, timeout=60)
+    head_log = open(tmp_path / "head.txt", "w")  # noqa: SIM115  (open as long as the head node runs)
+    head = subprocess.Popen(
+        [
+            ray, "start", "--head", "--block", f"--port={port}", "--dashboard-host=127.0.0.1",
+            f"--dashboard-port={dashboard}", "--node-ip-address=127.0.0.1", "--num-cpus=2",
+            "--object-store-memory=100000000", f"--temp-dir={environment['RAY_TMPDIR']}",
+        ],
+        env=environment, stdout=head_log, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    try:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", dashboard)) == 0:
+                    break
+            time.sleep(0.5)
+        run_dir = tmp_path / "results"
+        submit = [ray, "job", "submit", "--address", f"http://127.0.0.1:{dashboard}", "--working-dir", "."]
+        run = [sys.executable, "-m", "orchestrator", "run", "configs/math_toy.yaml"]
+        extra = overrides(tmp_path, run_dir, "algorithm.steps=2", f"seed={port}")
+        result = subprocess.run(
+            [*submit, "--", *run, *extra], env=environment, capture_output=True, text=True, timeout=600, check=False
+        )
+        assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
+        assert "succeeded" in result.stdout
+        assert len(read_metrics(run_dir)) == 2
+        assert (run_dir / "final" / "model.safetensors").is_file()
+    finally:
+        started = psutil.Process(head.pid).children(recursive=True)
+        head.send_signal(signal.SIGTERM)
+        head.wait(60)
+        assert children_alive(started) == []
