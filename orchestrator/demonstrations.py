@@ -1,4 +1,4 @@
-"""What an environment shows of itself on its training tasks: opening messages, tools and, where it has one, an expert."""
+"""What an environment shows of itself on its training tasks: opening messages, tools and, if any, an expert."""
 
 from __future__ import annotations
 

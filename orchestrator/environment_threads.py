@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
+import queue
+import threading
 import time
 from collections.abc import Callable
-from concurrent import futures
 from dataclasses import dataclass
 from typing import Any
+
+from configs.errors import ConfigError
 
 POLL_S = 0.05  # how often a wait looks for calls that are over their limit
 
@@ -24,92 +28,139 @@ class Outcome:
 
 
 class _Call:
-    """A call in a thread; `started` is None while it waits for one."""
+    """A call on its way through a thread."""
 
     def __init__(self, owner: Any, call: Callable[[], Any]) -> None:
         self.owner = owner
         self.call = call
-        self.started: float | None = None
-        self.future: futures.Future = futures.Future()
+        self.started: float | None = None  # None while it waits for a thread
+        self.over = False
+        self.abandoned = False  # nobody waits for it any more
+        self.value: Any = None
+        self.error: BaseException | None = None
 
-    def __call__(self) -> Any:
-        self.started = time.monotonic()
-        return self.call()
+    def run(self) -> None:
+        """Make the call and keep what came of it."""
+        try:
+            self.value = self.call()
+        except BaseException as error:  # a user's environment may raise anything, SystemExit too
+            self.error = error
+
+    def outcome(self) -> Outcome:
+        """The outcome of a call that is over.
+
+        Raises:
+            ConfigError: the call found the configuration broken, which no other episode would survive either.
+        """
+        if isinstance(self.error, ConfigError):
+            raise self.error
+        if self.error is not None:
+            return Outcome(self.owner, failure=("environment_error", f"{type(self.error).__name__}: {self.error}"))
+        return Outcome(self.owner, value=self.value)
 
 
 class EnvironmentThreads:
     """A pool of threads whose calls are collected in the order in which they were started.
 
+    A thread whose call takes too long is left behind and another takes its place, so that calls queued behind it go on.
+    The threads are daemons: one that hangs for ever does not keep the process from ending.
+
     Args:
         threads: number of threads.
-        timeout_s: longest a call may run; past it the thread is left behind and the call counts as `timed_out`.
+        timeout_s: longest a call may run; past it the call counts as `timed_out`.
     """
 
     def __init__(self, threads: int, timeout_s: float) -> None:
         self._threads = threads
         self._timeout_s = timeout_s
-        self._pool = futures.ThreadPoolExecutor(threads, thread_name_prefix="environment")
+        self._queue: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._calls: list[_Call] = []
+        self._lock = threading.Lock()  # decides whether a call was over or abandoned first
+        self._wake = threading.Event()
+        self._numbers = itertools.count()
+        for _ in range(threads):
+            self._add_thread()
 
     def start(self, owner: Any, call: Callable[[], Any]) -> None:
         """Queue `call`; its `Outcome` names `owner`."""
         entry = _Call(owner, call)
-        entry.future = self._pool.submit(entry)
         self._calls.append(entry)
+        self._queue.put(entry)
 
-    def collect(self, *, wait_for_all: bool, wait_for_one: bool) -> list[Outcome]:
+    def collect(self, *, wait_for_all: bool, wait_for_one: bool, deadline: float = float("inf")) -> list[Outcome]:
         """Outcomes of the calls that are over.
 
         Args:
             wait_for_all: wait for every call.
             wait_for_one: wait until at least one is over.
+            deadline: time (`time.monotonic`) after which nothing is waited for, whatever is still under way.
+
+        Raises:
+            ConfigError: a call raised it.
         """
         outcomes: list[Outcome] = []
         while True:
-            outcomes += self._finished() + self._overdue()
+            self._wake.clear()
+            outcomes += self._over() + self._overdue()
             if not self._calls or not (wait_for_all or (wait_for_one and not outcomes)):
                 return outcomes
-            until = futures.ALL_COMPLETED if wait_for_all else futures.FIRST_COMPLETED
-            futures.wait([entry.future for entry in self._calls], timeout=POLL_S, return_when=until)
+            if time.monotonic() >= deadline:
+                return outcomes
+            self._wake.wait(POLL_S)
 
     def forget(self) -> None:
-        """Drop all calls; threads that still run are left behind."""
-        self._replace_pool()
+        """Drop all calls; threads that still run one are left behind."""
+        for entry in self._calls:
+            self._abandon(entry)
         self._calls.clear()
 
     def close(self) -> None:
-        """Take no more calls; does not wait for threads that hang."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        """Drop all calls and end the threads; does not wait for those that hang."""
+        self.forget()
+        for _ in range(self._threads):
+            self._queue.put(None)
 
-    def _finished(self) -> list[Outcome]:
-        outcomes = []
-        still = []
-        for entry in self._calls:
-            if not entry.future.done():
-                still.append(entry)
-                continue
-            error = entry.future.exception()
-            if error is None:
-                outcomes.append(Outcome(entry.owner, value=entry.future.result()))
-            else:
-                outcomes.append(Outcome(entry.owner, failure=("environment_error", f"{type(error).__name__}: {error}")))
-        self._calls = still
-        return outcomes
+    def _over(self) -> list[Outcome]:
+        over = [entry for entry in self._calls if entry.over]
+        self._calls = [entry for entry in self._calls if not entry.over] if over else self._calls
+        return [entry.outcome() for entry in over]
 
     def _overdue(self) -> list[Outcome]:
-        """End calls that ran too long; calls that were queued behind them move to fresh threads."""
+        """Abandon calls that ran too long."""
         now = time.monotonic()
-        late = [c for c in self._calls if c.started is not None and now - c.started > self._timeout_s]
-        if not late:
-            return []
-        self._replace_pool()
-        for entry in self._calls:
-            if entry.future.cancelled():
-                entry.future = self._pool.submit(entry)
-        self._calls = [entry for entry in self._calls if entry not in late]
+        late = [
+            entry
+            for entry in self._calls
+            if entry.started is not None and now - entry.started > self._timeout_s and self._abandon(entry)
+        ]
+        self._calls = [entry for entry in self._calls if not entry.abandoned] if late else self._calls
         message = f"the environment took longer than rollout.step_timeout_s = {self._timeout_s:g} s"
         return [Outcome(entry.owner, failure=("timed_out", message)) for entry in late]
 
-    def _replace_pool(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        self._pool = futures.ThreadPoolExecutor(self._threads, thread_name_prefix="environment")
+    def _abandon(self, entry: _Call) -> bool:
+        """Give up a call, and its thread if it has one; False when it is over already."""
+        with self._lock:
+            if entry.over:
+                return False
+            entry.abandoned = True
+            if entry.started is not None:
+                self._add_thread()
+            return True
+
+    def _add_thread(self) -> None:
+        threading.Thread(target=self._work, name=f"environment-{next(self._numbers)}", daemon=True).start()
+
+    def _work(self) -> None:
+        """Make calls until told to end, or until left behind."""
+        while (entry := self._queue.get()) is not None:
+            with self._lock:
+                if entry.abandoned:
+                    continue
+                entry.started = time.monotonic()
+            entry.run()
+            with self._lock:
+                entry.over = True
+                left_behind = entry.abandoned
+            if left_behind:
+                return
+            self._wake.set()
