@@ -19,6 +19,8 @@ POLL_S = 0.05  # how often a wait looks for calls that are over their limit
 class Outcome:
     """What became of one call."""
 
+    number: int
+    """How many calls were started before it."""
     owner: Any
     """Whose call it was."""
     value: Any = None
@@ -30,7 +32,8 @@ class Outcome:
 class _Call:
     """A call on its way through a thread."""
 
-    def __init__(self, owner: Any, call: Callable[[], Any]) -> None:
+    def __init__(self, number: int, owner: Any, call: Callable[[], Any]) -> None:
+        self.number = number
         self.owner = owner
         self.call = call
         self.started: float | None = None  # None while it waits for a thread
@@ -55,12 +58,13 @@ class _Call:
         if isinstance(self.error, ConfigError):
             raise self.error
         if self.error is not None:
-            return Outcome(self.owner, failure=("environment_error", f"{type(self.error).__name__}: {self.error}"))
-        return Outcome(self.owner, value=self.value)
+            failure = ("environment_error", f"{type(self.error).__name__}: {self.error}")
+            return Outcome(self.number, self.owner, failure=failure)
+        return Outcome(self.number, self.owner, value=self.value)
 
 
 class EnvironmentThreads:
-    """A pool of threads whose calls are collected in the order in which they were started.
+    """A pool of threads with a queue of calls.
 
     A thread whose call takes too long is left behind and another takes its place, so that calls queued behind it go on.
     The threads are daemons: one that hangs for ever does not keep the process from ending.
@@ -83,12 +87,12 @@ class EnvironmentThreads:
 
     def start(self, owner: Any, call: Callable[[], Any]) -> None:
         """Queue `call`; its `Outcome` names `owner`."""
-        entry = _Call(owner, call)
+        entry = _Call(next(self._numbers), owner, call)
         self._calls.append(entry)
         self._queue.put(entry)
 
     def collect(self, *, wait_for_all: bool, wait_for_one: bool, deadline: float = float("inf")) -> list[Outcome]:
-        """Outcomes of the calls that are over.
+        """Outcomes of the calls that are over, in the order in which the calls were started.
 
         Args:
             wait_for_all: wait for every call.
@@ -102,10 +106,9 @@ class EnvironmentThreads:
         while True:
             self._wake.clear()
             outcomes += self._over() + self._overdue()
-            if not self._calls or not (wait_for_all or (wait_for_one and not outcomes)):
-                return outcomes
-            if time.monotonic() >= deadline:
-                return outcomes
+            enough = not self._calls or not (wait_for_all or (wait_for_one and not outcomes))
+            if enough or time.monotonic() >= deadline:
+                return sorted(outcomes, key=lambda outcome: outcome.number)
             self._wake.wait(POLL_S)
 
     def forget(self) -> None:
@@ -121,8 +124,11 @@ class EnvironmentThreads:
             self._queue.put(None)
 
     def _over(self) -> list[Outcome]:
-        over = [entry for entry in self._calls if entry.over]
-        self._calls = [entry for entry in self._calls if not entry.over] if over else self._calls
+        over: list[_Call] = []
+        open_calls: list[_Call] = []
+        for entry in self._calls:  # one look at each: threads go on meanwhile
+            (over if entry.over else open_calls).append(entry)
+        self._calls = open_calls
         return [entry.outcome() for entry in over]
 
     def _overdue(self) -> list[Outcome]:
@@ -135,7 +141,7 @@ class EnvironmentThreads:
         ]
         self._calls = [entry for entry in self._calls if not entry.abandoned] if late else self._calls
         message = f"the environment took longer than rollout.step_timeout_s = {self._timeout_s:g} s"
-        return [Outcome(entry.owner, failure=("timed_out", message)) for entry in late]
+        return [Outcome(entry.number, entry.owner, failure=("timed_out", message)) for entry in late]
 
     def _abandon(self, entry: _Call) -> bool:
         """Give up a call, and its thread if it has one; False when it is over already."""
@@ -148,7 +154,7 @@ class EnvironmentThreads:
             return True
 
     def _add_thread(self) -> None:
-        threading.Thread(target=self._work, name=f"environment-{next(self._numbers)}", daemon=True).start()
+        threading.Thread(target=self._work, name="environment", daemon=True).start()
 
     def _work(self) -> None:
         """Make calls until told to end, or until left behind."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -75,6 +77,8 @@ class Episode:
     """What has happened so far."""
     tools: list[dict[str, Any]] = field(default_factory=list)
     started: float = field(default_factory=time.perf_counter)
+    _over: bool = False
+    _lock: threading.Lock = field(default_factory=threading.Lock)  # a late thread must not write after `fail`
 
     def __post_init__(self) -> None:
         self.trajectory = Trajectory(self.job.group, self.job.sample, {}, status="")
@@ -87,13 +91,16 @@ class Episode:
         if callable(make_task):
             options = {"task": self.shared.task(self.job.task_index, make_task)}
         observation, info = self.env.reset(seed=derive(self.job.task_index, "environment"), options=options)
-        self.tools = list(info.get("tools", []))
-        trajectory = self.trajectory
-        trajectory.task = dict(info.get("task", {}))
-        trajectory.messages = [dict(message) for message in observation]
-        prompt = self.shared.prompt(self.renderer, trajectory.messages, self.tools)
-        trajectory.add_environment_tokens(prompt)
-        return self._request()
+        with self._lock:
+            if self._over:
+                return None
+            self.tools = list(info.get("tools", []))
+            trajectory = self.trajectory
+            trajectory.task = dict(info.get("task", {}))
+            trajectory.messages = [dict(message) for message in observation]
+            prompt = self.shared.prompt(self.renderer, trajectory.messages, self.tools)
+            trajectory.add_environment_tokens(prompt)
+            return self._request()
 
     def accept(self, generation: Generation) -> None:
         """Record a sampled turn exactly as the engine returned it."""
@@ -112,12 +119,29 @@ class Episode:
 
         A turn that the length limit cut is still graded, and ends the episode as truncated.
         """
-        trajectory = self.trajectory
-        turn = trajectory.turns[-1]
+        turn = self.trajectory.turns[-1]
         text = self.renderer.parse(turn.token_ids)
-        trajectory.messages.append({"role": "assistant", "content": text})
+        self.trajectory.messages.append({"role": "assistant", "content": text})
         observation, reward, terminated, truncated, info = self.env.step(text)
-        trajectory.reward += float(reward)
+        with self._lock:
+            if self._over:
+                return None
+            return self._take(turn, observation, float(reward), terminated, truncated, info)
+
+    def fail(self, status: str, error: str) -> None:
+        """End the episode because its environment failed or was late; its reward so far stands."""
+        with self._lock:
+            self.trajectory.error = error
+            self._end(status)
+
+    def _take(
+        self, turn: TurnRecord, observation: Any, reward: float, terminated: bool, truncated: bool, info: dict[str, Any]
+    ) -> GenerationRequest | None:
+        """Take what the environment made of a turn into the trajectory."""
+        if not math.isfinite(reward):
+            raise ValueError(f"the environment's reward must be finite, got {reward}")
+        trajectory = self.trajectory
+        trajectory.reward += reward
         for name, value in info.get("metrics", {}).items():
             trajectory.metrics[name] = trajectory.metrics.get(name, 0.0) + float(value)
         cut = turn.finish_reason == "length"
@@ -134,12 +158,8 @@ class Episode:
         trajectory.messages += new_messages
         return self._request()
 
-    def fail(self, status: str, error: str) -> None:
-        """End the episode because its environment failed or was late; its reward so far stands."""
-        self.trajectory.error = error
-        self._end(status)
-
     def _end(self, status: str) -> None:
+        self._over = True
         self.trajectory.status = status
         self.trajectory.seconds = time.perf_counter() - self.started
 

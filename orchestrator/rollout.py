@@ -7,6 +7,7 @@ same batches in each run, which exact resume of multi-turn tasks needs.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -107,16 +108,23 @@ class EpisodeBatch:
         threads = self.worker.threads
         for episode in self.episodes:
             threads.start(episode, episode.begin)
-        while self.open:
-            if time.monotonic() > deadline:
-                self._give_up()
-            for outcome in threads.collect(wait_for_all=self.config.deterministic, wait_for_one=not self.decoding):
-                self._take(outcome)
-            if self.decoding:
-                for generation in self.worker.engine.step():
+        try:
+            while self.open:
+                for outcome in threads.collect(
+                    wait_for_all=self.config.deterministic, wait_for_one=not self.decoding, deadline=deadline
+                ):
+                    self._take(outcome)
+                if self.open and time.monotonic() > deadline:
+                    raise RuntimeError(self._late())
+                for generation in self.worker.engine.step() if self.decoding else ():
                     episode = self.decoding.pop(generation.request_id)
                     episode.accept(generation)
                     threads.start(episode, episode.advance)
+        except BaseException:  # nothing of this batch may reach the next one
+            threads.forget()
+            with contextlib.suppress(Exception):  # the engine may be what failed
+                self.worker.engine.abort(list(self.decoding))
+            raise
         return [episode.trajectory for episode in self.episodes]
 
     def _take(self, outcome: Outcome) -> None:
@@ -132,11 +140,9 @@ class EpisodeBatch:
             self.decoding[outcome.value.request_id] = episode
             self.worker.engine.submit(outcome.value)
 
-    def _give_up(self) -> None:
-        self.worker.engine.abort(list(self.decoding))
+    def _late(self) -> str:
         waiting = self.open - len(self.decoding)
-        self.worker.threads.forget()
-        raise RuntimeError(
+        return (
             f"{self.open} of {len(self.episodes)} episodes were not over after rollout.timeout_s = "
-            f"{self.config.timeout_s:.0f} s: {len(self.decoding)} were decoding, {waiting} waited for their environment"
+            f"{self.config.timeout_s:g} s: {len(self.decoding)} were decoding, {waiting} waited for their environment"
         )

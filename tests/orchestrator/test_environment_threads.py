@@ -1,0 +1,122 @@
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from configs.errors import ConfigError
+from orchestrator.environment_threads import EnvironmentThreads
+from tests.orchestrator.fakes import takes_less_than
+
+
+def collect_all(threads):
+    return threads.collect(wait_for_all=True, wait_for_one=True)
+
+
+def test_outcomes_come_in_the_order_of_the_calls_however_they_end():
+    threads = EnvironmentThreads(4, timeout_s=30)
+    for owner, seconds in (("a", 0.15), ("b", 0.0), ("c", 0.08), ("d", 0.0)):
+        threads.start(owner, lambda s=seconds, o=owner: time.sleep(s) or o.upper())
+    outcomes = collect_all(threads)
+    assert [(o.owner, o.value, o.failure) for o in outcomes] == [(x, x.upper(), None) for x in "abcd"]
+
+
+def test_what_a_call_raises_becomes_its_outcome():
+    def leave():
+        sys.exit(3)
+
+    threads = EnvironmentThreads(2, timeout_s=30)
+    threads.start("divide", lambda: 1 / 0)
+    threads.start("leave", leave)
+    threads.start("fine", lambda: 1)
+    outcomes = collect_all(threads)
+    assert [o.failure for o in outcomes] == [
+        ("environment_error", "ZeroDivisionError: division by zero"),
+        ("environment_error", "SystemExit: 3"),
+        None,
+    ]
+    threads.start("later", lambda: 2)
+    assert collect_all(threads)[0].value == 2, "the threads live on"
+
+
+def test_broken_configuration_stops_the_wait():
+    def broken():
+        raise ConfigError("environment.kwargs.path", "must be a file", "x", "Give one.")
+
+    threads = EnvironmentThreads(1, timeout_s=30)
+    threads.start("a", broken)
+    with pytest.raises(ConfigError, match="must be a file"):
+        collect_all(threads)
+
+
+def test_timeout_ends_the_late_call_only_and_queued_calls_go_on():
+    hang = threading.Event()
+    threads = EnvironmentThreads(1, timeout_s=0.2)  # one thread: everything is queued behind the call that hangs
+    threads.start("hangs", hang.wait)
+    for owner in range(3):
+        threads.start(owner, lambda o=owner: o * 10)
+    with takes_less_than(20):
+        outcomes = collect_all(threads)
+    assert [o.owner for o in outcomes] == ["hangs", 0, 1, 2]
+    status, message = outcomes[0].failure
+    assert status == "timed_out"
+    assert "rollout.step_timeout_s = 0.2 s" in message
+    assert [o.value for o in outcomes[1:]] == [0, 10, 20]
+    hang.set()
+    threads.start("after", lambda: 7)
+    assert [o.value for o in collect_all(threads)] == [7], "the late call's value does not turn up"
+
+
+def test_time_in_the_queue_does_not_count():
+    threads = EnvironmentThreads(1, timeout_s=0.6)
+    for owner in range(4):  # 0.8 s in all, 0.2 s each
+        threads.start(owner, lambda: time.sleep(0.2))
+    outcomes = collect_all(threads)
+    assert [o.failure for o in outcomes] == [None] * 4
+
+
+def test_without_waiting_only_what_is_over_comes():
+    hang = threading.Event()
+    threads = EnvironmentThreads(2, timeout_s=30)
+    threads.start("hangs", hang.wait)
+    threads.start("quick", lambda: 1)
+    assert [o.owner for o in threads.collect(wait_for_all=False, wait_for_one=True)] == ["quick"]
+    assert threads.collect(wait_for_all=False, wait_for_one=False) == []
+    hang.set()
+    assert [o.owner for o in collect_all(threads)] == ["hangs"]
+
+
+def test_deadline_ends_the_wait_before_the_calls_do():
+    hang = threading.Event()
+    threads = EnvironmentThreads(2, timeout_s=60)
+    threads.start("hangs", hang.wait)
+    with takes_less_than(20):
+        assert threads.collect(wait_for_all=True, wait_for_one=True, deadline=time.monotonic() + 0.1) == []
+    hang.set()
+
+
+def test_forgotten_calls_neither_run_nor_return():
+    hang, ran = threading.Event(), []
+    threads = EnvironmentThreads(1, timeout_s=30)
+    threads.start("hangs", hang.wait)
+    threads.start("queued", lambda: ran.append(1))
+    while threads._calls[0].started is None:
+        time.sleep(0.001)
+    threads.forget()
+    threads.start("next", lambda: 5)
+    assert [(o.owner, o.value) for o in collect_all(threads)] == [("next", 5)]
+    hang.set()
+    assert not ran
+
+
+def test_a_hanging_environment_does_not_keep_the_process_from_ending():
+    program = (
+        "import threading\nfrom orchestrator.environment_threads import EnvironmentThreads\n"
+        "threads = EnvironmentThreads(1, timeout_s=0.2)\n"
+        "threads.start('a', threading.Event().wait)\n"
+        "print(threads.collect(wait_for_all=True, wait_for_one=True)[0].failure[0])\n"
+        "threads.close()\n"
+    )
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert result.stdout.strip() == "timed_out", result.stderr
