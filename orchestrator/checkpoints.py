@@ -38,6 +38,7 @@ def save(workers: Workers, run_dir: Path, state: RunState, files: dict[str, byte
     flush(staging)
     shutil.rmtree(target, ignore_errors=True)  # only there when a run resumed from before it
     os.replace(staging, target)
+    sync(folder)
     for old in sorted(folder.glob("step_*"))[:-keep]:
         shutil.rmtree(old)
     return target
@@ -48,7 +49,7 @@ def manifest(directory: Path) -> dict[str, str]:
     return {
         str(file.relative_to(directory)): digest(file)
         for file in sorted(directory.rglob("*"))
-        if file.is_file() and file.name != "manifest.json"
+        if file.is_file() and file != directory / "manifest.json"
     }
 
 
@@ -62,13 +63,18 @@ def digest(file: Path) -> str:
 
 
 def flush(directory: Path) -> None:
-    """Force all files below `directory` onto the disk."""
-    for file in directory.rglob("*"):
-        descriptor = os.open(file, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    """Force `directory` and all that is below it onto the disk."""
+    for path in (directory, *directory.rglob("*")):
+        sync(path)
+
+
+def sync(path: Path) -> None:
+    """Force one file, or a directory's list of names, onto the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def latest(run_dir: Path) -> Path | None:
@@ -83,7 +89,10 @@ def verify(checkpoint: Path) -> RunState:
     Raises:
         RuntimeError: a file is missing, extra or changed. Learner states are unpickled: nothing unverified is loaded.
     """
-    expected = json.loads((checkpoint / "manifest.json").read_text())
+    try:
+        expected = json.loads((checkpoint / "manifest.json").read_text())
+    except (OSError, ValueError):
+        expected = {"manifest.json": "unreadable"}
     found = manifest(checkpoint)
     if expected != found:
         wrong = sorted(set(expected.items()) ^ set(found.items()))[0][0]

@@ -80,6 +80,8 @@ class RayPending:
             raise MemberFailed(f"{self._name} failed in {self._what}: {error.cause}\n{error}") from error
         except ray.exceptions.RayActorError as error:
             raise MemberFailed(f"{self._name} died during {self._what}; see its log. {error}") from error
+        except ray.exceptions.RayError as error:  # an object was lost, a node ran out of memory, ...
+            raise MemberFailed(f"{self._name} failed in {self._what}: {error}") from error
 
 
 class RayMember:

@@ -75,7 +75,7 @@ def parse_cluster(text: str) -> list[Node]:
     values = {"nodes": 1, "gpus": 0, "cpus": 0}
     for part in text.split(","):
         key, equals, number = part.partition("=")
-        if key.strip() not in values or not equals or not number.strip().isdigit():
+        if key.strip() not in values or not equals or not number.strip().isdecimal():
             raise ConfigError(
                 "--cluster",
                 "must read nodes=N,gpus=N,cpus=N (gpus and cpus per node)",

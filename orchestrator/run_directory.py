@@ -14,6 +14,7 @@ logs/                  output of the engines and learners
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -93,14 +94,11 @@ def versions() -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             continue
     here = Path(__file__).resolve().parent
-    git = subprocess.run(
-        ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"],
-        capture_output=True,
-        text=True,
-        timeout=10,
-        check=False,
-    )
-    found["git"] = git.stdout.strip() or None
+    found["git"] = None
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):  # no git here, or a slow file system
+        command = ["git", "-C", str(here), "describe", "--always", "--dirty", "--abbrev=40"]
+        git = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+        found["git"] = git.stdout.strip() or None
     return found
 
 
