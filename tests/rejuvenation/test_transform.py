@@ -16,7 +16,7 @@ from rejuvenation.checkpoint import CheckpointReader
 from rejuvenation.neurons import KINDS, NeuronTable
 from rejuvenation.pipeline import reset_set
 from rejuvenation.repair import Repair
-from rejuvenation.scored_model import entropies, put_weights
+from rejuvenation.scored_model import entropies, map_deterministically, put_weights
 from tests.rejuvenation.tiny import moved, qwen2, save, token_pairs
 
 PAIRS = token_pairs(6)
@@ -169,6 +169,19 @@ def test_result_depends_on_neither_order_nor_threads_nor_repetition(tmp_path: Pa
     assert all(report == reports[0] for report in reports)
 
 
+def test_each_pair_is_scored_on_one_thread_whatever_torch_has() -> None:
+    """The sizes above are too small for a reduction to be shared by threads; here the mechanism itself is seen."""
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            found = map_deterministically(lambda item: (item, torch.get_num_threads()), range(8), torch.device("cpu"))
+            assert found == [(item, 1) for item in range(8)]
+            assert torch.get_num_threads() == count
+    finally:
+        torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def scored(tmp_path_factory: pytest.TempPathFactory) -> tuple:
     base, sft = stored(tmp_path_factory.mktemp("scored"))
@@ -210,6 +223,17 @@ def test_random_reset_is_another_set_of_equal_size(scored: tuple) -> None:
     default, drawn = chosen(scored), chosen(scored, reset="random")
     assert drawn.sum() == default.sum()
     assert not torch.equal(drawn, default)
+
+
+def test_neurons_are_scored_on_the_sft_checkpoint_whatever_alpha(tmp_path: Path, scored: tuple) -> None:
+    base, sft = stored(tmp_path)
+    expected = chosen(scored)
+    for alpha in (0.1, 0.5):
+        config = RejuvenationConfig(**SETTINGS, alpha=alpha)
+        transform(base, sft, tmp_path / f"{alpha}", config, PAIRS, seed=0)
+        transform(base, sft, tmp_path / f"fused {alpha}", RejuvenationConfig(alpha=alpha, reset="none"), [], seed=0)
+        fused, out = weights(tmp_path / f"fused {alpha}"), weights(tmp_path / f"{alpha}")
+        assert torch.equal(changed_neurons(scored[1], fused, out), expected)
 
 
 @pytest.mark.parametrize("tied", [True, False])
