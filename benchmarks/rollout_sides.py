@@ -66,6 +66,7 @@ def serve_bare(connection: Connection, model_dir: str, threads: int, requests: d
         model=model_dir, skip_tokenizer_init=True, dtype=config.dtype, max_model_len=config.max_model_len,
         max_num_seqs=config.max_num_seqs, enforce_eager=True, kv_cache_memory_bytes=config.kv_cache_bytes,
         logprobs_mode="processed_logprobs", enable_prefix_caching=True,
+        enable_chunked_prefill=False, max_num_batched_tokens=8192,  # vLLM on CPU cannot split a seeded request
     )  # fmt: skip
     stop = [llm.model_config.hf_config.eos_token_id]
 

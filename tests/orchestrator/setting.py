@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+
+from safetensors.torch import load_file, save_file
 
 from configs.loader import load
 from configs.run import RunConfig
@@ -22,7 +25,7 @@ OVERRIDES = [
     "rejuvenation.calibration_pairs=6",
     "learner.lr=1e-3",
     "learner.micro_batch_tokens=512",
-    "rollout.max_model_len=160",
+    "rollout.max_model_len=640",
     "rollout.max_tokens=12",
     "rollout.max_num_seqs=32",
     "rollout.kv_cache_bytes=33554432",
@@ -37,9 +40,18 @@ def make_pair(folder: Path, **shape: object) -> tuple[Path, Path]:
     """Write a base and an SFT checkpoint."""
     base, sft = folder / "base", folder / "sft"
     if not base.exists():
-        make_checkpoint(base, seed=0, **shape)  # type: ignore[arg-type]
-        make_checkpoint(sft, seed=1, **shape)  # type: ignore[arg-type]
+        for seed, directory in enumerate((base, sft)):
+            make_checkpoint(directory, seed=seed, **shape)  # type: ignore[arg-type]
+            end_turns_more_often(directory)
     return base, sft
+
+
+def end_turns_more_often(directory: Path) -> None:
+    """Make the end-of-turn logit large in either direction, so that random policies finish many of their turns."""
+    tensors = load_file(directory / "model.safetensors")
+    eos = json.loads((directory / "config.json").read_text())["eos_token_id"]
+    tensors["model.embed_tokens.weight"][eos] *= 4
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
 
 
 def overrides(folder: Path, run_dir: Path, *extra: str) -> list[str]:
