@@ -42,8 +42,14 @@ def validate(arguments: list[str], *, fresh_run: bool = True):  # type: ignore[n
 
     config = load_config(arguments)
     shape = check_model(config.model)
-    for kwargs in ({}, *(s.kwargs for s in config.evaluation.sets)):
-        make(config.environment.id, {**config.environment.kwargs, **kwargs}).close()
+    make(config.environment.id, config.environment.kwargs).close()
+    for task_set in config.evaluation.sets:
+        env = make(config.environment.id, {**config.environment.kwargs, **task_set.kwargs})
+        most = getattr(env.unwrapped, "num_tasks", None)
+        env.close()
+        if most is not None and task_set.tasks > most:
+            rule = f"must be <= {most}, the number of tasks of its environment"
+            raise ConfigError(f"evaluation.sets.{task_set.name}.tasks", rule, task_set.tasks, f"Set it to {most}.")
     if fresh_run:
         check_free(resolve_run_dir(config), config.resume)
     return config, shape
@@ -98,7 +104,9 @@ def evaluate(
 ) -> None:
     """Evaluate a checkpoint on the task sets of a configuration."""
     location = str(Path(checkpoint) / "final") if (Path(checkpoint) / "config.yaml").is_file() else checkpoint
-    config, _ = validate([*arguments, f"model.base={location}", f"model.sft={location}", "model.start=sft"])
+    config, _ = validate(
+        [*arguments, f"model.base={location}", f"model.sft={location}", "model.start=sft"], fresh_run=False
+    )
     from orchestrator.evaluating import evaluate_checkpoint, table
 
     _print([table(evaluate_checkpoint(config))])

@@ -90,8 +90,33 @@ def area(evaluations: Sequence[Evaluation], values: Sequence[float]) -> float:
     return sum(pieces) / (steps[-1] - steps[0])
 
 
+def check_same_sets(arms: Sequence[Arm]) -> None:
+    """Raise `ConfigError` at the first arm whose task sets are not those of the first."""
+    first = [(s.name, len(s.greedy)) for s in arms[0].evaluations[0].sets]
+    for arm in arms:
+        for evaluation in arm.evaluations:
+            found = [(s.name, len(s.greedy)) for s in evaluation.sets]
+            if found != first:
+                raise ConfigError(
+                    "RUN",
+                    f"must be evaluated on the same task sets as {arms[0].name} ({describe_sets(first)})",
+                    f"{arm.name} ({describe_sets(found)})",
+                    "Compare runs of one task and one evaluation section.",
+                )
+
+
+def describe_sets(sets: Sequence[tuple[str, int]]) -> str:
+    """Names and sizes of task sets for people."""
+    return ", ".join(f"{name}: {tasks} tasks" for name, tasks in sets) or "none"
+
+
 def tables(arms: Sequence[Arm], title: str = "") -> list[Table]:
-    """One table per task set, 80 columns wide at most."""
+    """One table per task set, 80 columns wide at most.
+
+    Raises:
+        ConfigError: the arms were not evaluated on the same task sets.
+    """
+    check_same_sets(arms)
     found = []
     for result in arms[0].evaluations[0].sets:
         kind = "in distribution" if result.kind == "id" else "out of distribution"
@@ -132,7 +157,9 @@ def plot(arms: Sequence[Arm], output: Path, title: str = "") -> None:
     from matplotlib import pyplot
 
     names = [s.name for s in arms[0].evaluations[0].sets]
-    figure, axes = pyplot.subplots(1, len(names) + 1, figsize=(4.2 * (len(names) + 1), 3.4), layout="constrained")
+    columns = len(names) + 1
+    figure, grid = pyplot.subplots(1, columns, figsize=(4.2 * columns, 3.4), layout="constrained", squeeze=False)
+    axes = grid[0]
     for axis, name in zip(axes, names, strict=False):
         for arm, color in zip(arms, COLORS * len(arms), strict=False):
             steps = [e.step for e in arm.evaluations]

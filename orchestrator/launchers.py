@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from configs.errors import ConfigError
 from configs.run import RunConfig
 from orchestrator.members import InlineMember, InlinePending, Member, MemberFailed, RayMember, RayPending
 from orchestrator.parcel import read_small_files, write_small_files
@@ -148,7 +149,14 @@ def launch_ray(config: RunConfig, run_dir: Path, learners: bool, rollouts: bool)
 
 
 def connect(config: RunConfig) -> bool:
-    """Connect to the cluster; True when a local one was started, which then ends with this process."""
+    """Connect to the cluster, or start a local one, which then ends with this process.
+
+    Returns:
+        True when this call connected: whoever called it disconnects. False where Ray was connected already.
+
+    Raises:
+        ConfigError: there is no cluster at the address.
+    """
     import ray
 
     if ray.is_initialized():
@@ -159,7 +167,13 @@ def connect(config: RunConfig) -> bool:
     logging.getLogger("ray").setLevel(logging.ERROR)  # its hints about defaults are not the user's business
     common: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
     if address:
-        ray.init(address=address, **common)
+        try:
+            ray.init(address=address, **common)
+        except ConnectionError as error:
+            reason = str(error).partition("\n")[0]
+            rule = f"must be the address of a running Ray cluster ({reason})"
+            fix = "Start it with `ray start --head`, or leave the field and RAY_ADDRESS out for a local one."
+            raise ConfigError("cluster.address", rule, address, fix) from error
         return True
     start_local_cluster(config, common)
     return True

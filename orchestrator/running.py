@@ -72,6 +72,8 @@ def run_on(config: RunConfig, workers: Workers, run_dir: Path, console: Console)
     The run directory exists (`open_run`).
     """
     parcel, state = start_policy(config, workers, run_dir, console)
+    final = run_dir / "final"
+    shutil.rmtree(final, ignore_errors=True)  # of this run before it was resumed to go on longer: no longer the newest
     recorded = loggers.Loggers(config.logging, run_dir)
     try:
         if state.step == 0:
@@ -81,9 +83,8 @@ def run_on(config: RunConfig, workers: Workers, run_dir: Path, console: Console)
         with console.stage("evaluated after RL"):
             loop.evaluate(config, workers, run_dir, state.step)
     finally:
+        console.end()
         recorded.close()
-    final = run_dir / "final"
-    shutil.rmtree(final, ignore_errors=True)  # made by this run before it was resumed to go on longer
     workers.export(str(final), parcel.files)
     return Result(run_dir, state, parcel.report)
 

@@ -41,15 +41,17 @@ def sft_on(config: RunConfig, workers: Workers, run_dir: Path, console: Console)
     loss = Loss("sft")
     recorded = loggers.Loggers(config.logging, run_dir)
     console.begin("fine-tuning", total=config.sft.steps)
-    for step in range(1, config.sft.steps + 1):
-        batch = [examples[i] for i in batch_indices(len(examples), config.sft.batch_size, step, config.seed)]
-        figures = workers.update(batch, loss)
-        recorded.log(step, figures)
-        console.advance(figures)
-        if step in (config.sft.save_steps or []) and step < config.sft.steps:
-            workers.export(str(run_dir / f"step_{step:06d}"), parcel.files)
-    console.end()
-    recorded.close()
+    try:
+        for step in range(1, config.sft.steps + 1):
+            batch = [examples[i] for i in batch_indices(len(examples), config.sft.batch_size, step, config.seed)]
+            figures = workers.update(batch, loss)
+            recorded.log(step, figures)
+            console.advance(figures)
+            if step in (config.sft.save_steps or []) and step < config.sft.steps:
+                workers.export(str(run_dir / f"step_{step:06d}"), parcel.files)
+    finally:
+        console.end()
+        recorded.close()
     workers.export(str(run_dir / "final"), parcel.files)
     return Result(run_dir, RunState(config.sft.steps, 0), {})
 
@@ -85,19 +87,29 @@ def conversations(config: RunConfig) -> list[tuple[list[dict[str, Any]], list[di
 
 
 def read_conversations(path: Path) -> list[tuple[list[dict[str, Any]], list[dict[str, Any]] | None]]:
-    """Read a JSONL of `{"messages": [...], "tools": [...]}` lines; `tools` is optional."""
+    """Read a JSONL of `{"messages": [...], "tools": [...]}` lines; `tools` is optional.
+
+    Raises:
+        ConfigError: no such file, a line that is no conversation (its number is said), or none at all.
+    """
     if not path.is_file():
         raise ConfigError("sft.data", "must be an existing JSONL file", str(path), "Check the path.")
     found = []
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(path.read_text().split("\n"), start=1):
         if not line.strip():
             continue
         try:
             row = json.loads(line)
-            found.append((list(row["messages"]), row.get("tools")))
+            messages = [{**message, "role": message["role"]} for message in row["messages"]]
+            if not messages or messages[-1]["role"] != "assistant":
+                raise ValueError
+            found.append((messages, row.get("tools")))
         except (ValueError, KeyError, TypeError):
             raise ConfigError(
-                "sft.data", 'must hold {"messages": [...]} on each line', f"{path}:{number}", "Correct that line."
+                "sft.data",
+                'must hold {"messages": [...]} that ends with an assistant message on each line',
+                f"{path}:{number}",
+                "Correct that line.",
             ) from None
     if not found:
         raise ConfigError("sft.data", "must hold at least one conversation", str(path), "Add lines to it.")
