@@ -28,13 +28,17 @@ class EvaluationSetConfig:
     kind: str = "id"
     """`id` (same distribution as training) or `ood`."""
     tasks: int = 100
-    """Number of tasks, the first of the environment's split."""
+    """Number of tasks, the first of the environment's split; each is decoded greedily once."""
+    sampled_tasks: int | None = None
+    """How many of the tasks, the first ones, are also sampled for pass@k; null samples all."""
     kwargs: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments laid over `environment.kwargs` (the split, another difficulty)."""
 
     def __post_init__(self) -> None:
         bounds.one_of("evaluation.sets.", "kind", self.kind, ("id", "ood"))
         bounds.at_least("evaluation.sets.", "tasks", self.tasks, 1)
+        if self.sampled_tasks is not None:
+            bounds.within("evaluation.sets.", "sampled_tasks", self.sampled_tasks, 1, self.tasks)
 
 
 @dataclass(frozen=True, slots=True)

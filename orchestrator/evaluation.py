@@ -33,7 +33,7 @@ class SetResult:
     greedy: list[float]
     """[tasks] 1.0 where the greedy episode succeeded."""
     correct: list[int]
-    """[tasks] successes among `samples` sampled episodes."""
+    """[sampled tasks] successes among `samples` sampled episodes; the first of the tasks."""
     samples: int
     entropy: float
     """Nats per token, the mean of -log p over sampled tokens (an unbiased estimate on the policy's own rollouts)."""
@@ -76,7 +76,7 @@ class Evaluation:
 def evaluate(
     workers: Workers, environment: EnvironmentConfig, config: EvaluationConfig, max_tokens: int, seed: int, step: int
 ) -> Evaluation:
-    """Evaluate the weights that the engines hold: one greedy episode and `samples` sampled ones per task."""
+    """Evaluate the weights that the engines hold: one greedy episode per task, and `samples` per sampled task."""
     return Evaluation(
         step, [evaluate_set(workers, environment, config, task_set, max_tokens, seed) for task_set in config.sets]
     )
@@ -92,15 +92,16 @@ def evaluate_set(
 ) -> SetResult:
     """Evaluate on one set. Sampling seeds depend on seed, set, task and sample only: arms share them."""
     env = replace(environment, kwargs={**environment.kwargs, **task_set.kwargs})
+    sampled_tasks = task_set.sampled_tasks or task_set.tasks
     greedy_jobs = [EpisodeJob(task, 0, task, 0) for task in range(task_set.tasks)]
     sampled_jobs = [
         EpisodeJob(task, sample, task, derive(seed, "evaluation", task_set.name, task, sample))
-        for task in range(task_set.tasks)
+        for task in range(sampled_tasks)
         for sample in range(config.samples)
     ]
     greedy = workers.generate(greedy_jobs, env, Sampling(0.0, max_tokens))
     sampled = workers.generate(sampled_jobs, env, Sampling(config.temperature, max_tokens))
-    correct = [0] * task_set.tasks
+    correct = [0] * sampled_tasks
     for trajectory in sampled:
         correct[trajectory.group] += succeeded(trajectory)
     logprobs = [lp for t in sampled for lp, mask in zip(t.rollout_logprobs, t.loss_mask, strict=True) if mask]

@@ -20,7 +20,7 @@ def batch_arithmetic(config: RunConfig) -> list[tuple[str, str]]:
     per_minibatch = sequences // algorithm.minibatches
     per_micro_batch = max(1, learner.micro_batch_tokens // rollout.max_model_len)
     micro_batches = math.ceil(math.ceil(per_minibatch / per_micro_batch) / learner.ranks)
-    evaluated = sum(s.tasks for s in config.evaluation.sets)
+    evaluated = sum(s.tasks + config.evaluation.samples * (s.sampled_tasks or s.tasks) for s in config.evaluation.sets)
     return [
         ("training steps", f"{algorithm.steps}"),
         ("prompts (groups) per step", f"{algorithm.prompts_per_step}"),
@@ -38,7 +38,7 @@ def batch_arithmetic(config: RunConfig) -> list[tuple[str, str]]:
         ),
         ("longest episode", f"{rollout.max_model_len} tokens, {rollout.max_tokens} per turn"),
         ("sequences in all", f"{sequences * algorithm.steps}"),
-        ("evaluation episodes", f"{evaluated * (1 + config.evaluation.samples)} each time"),
+        ("evaluation episodes", f"{evaluated} each time"),
     ]
 
 

@@ -111,10 +111,20 @@ def clips_gradients(config: LearnerConfig) -> bool:
 
 
 def destroy_engine(engine: Any) -> None:
-    """Drop the engine's hooks and buffers, so that another can be made in the same process."""
+    """Drop the engine with its hooks and buffers, so that another can be made in the same process.
+
+    Under ZeRO-3 hooks in autograd's C++ nodes keep the engine's Python objects alive, where no garbage collector finds
+    them. So what they hold is let go by hand: parameters, partitions, and the optimizer's float32 copies and states.
+    """
     engine.destroy()
-    for parameter in engine.module.parameters():
+    parameters = list(engine.module.parameters())
+    if engine.zero_optimization():
+        vars(engine.optimizer.optimizer).clear()
+        vars(engine.optimizer).clear()
+    for parameter in parameters:
         parameter.grad = None
+        parameter.data = torch.empty(0)
+        vars(parameter).clear()
     gc.collect()
 
 

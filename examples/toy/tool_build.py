@@ -28,6 +28,7 @@ BASE_STEPS, WARMUP_STEPS, DECAY_STEPS, PEAK_LEARNING_RATE = 900, 100, 300, 2e-3
 MODERATE_STEPS, OVER_STEPS, SFT_LEARNING_RATE = 20, 800, 1e-3
 BATCH_SIZE = 32
 EXAMPLES = 64
+SFT_SEED = 1000
 PROBLEMS = {"hops_min": 1, "hops_max": 2}
 
 
@@ -126,7 +127,7 @@ def pretrain(directory: Path, steps: int = BASE_STEPS, seed: int = 0) -> None:
     save_checkpoint(model, directory)
 
 
-def climb(base: Path, rungs: dict[int, Path], seed: int = 0) -> None:
+def climb(base: Path, rungs: dict[int, Path], seed: int = SFT_SEED) -> None:
     """Fine-tune the base checkpoint at a constant learning rate and export every rung.
 
     Args:
