@@ -186,11 +186,9 @@ def _connected_nodes(config) -> list:  # type: ignore[no-untyped-def]
 def main() -> None:
     """Entry point: errors of the user are one paragraph and exit code 2, failures of a run one and exit code 1."""
     try:
-        app(standalone_mode=False)
+        sys.exit(app(standalone_mode=False))  # what `typer.Exit` carried is returned, not raised
     except ConfigError as error:
         _stop(str(error), 2)
-    except typer.Exit as stop:
-        sys.exit(stop.exit_code)
     except (typer.Abort, KeyboardInterrupt):
         _stop("interrupted; everything that was started has been ended", 130)
     except RuntimeError as error:
