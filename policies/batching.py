@@ -105,7 +105,7 @@ def split(lengths: Sequence[int], budget: int, ranks: int) -> list[list[tuple[in
     if not ordered:
         return [[] for _ in range(ranks)]
     steps = -(-len(pack_by_budget(ordered, budget)) // ranks)
-    low, high = ordered[0], max(budget, ordered[0])
+    low, high = 1, budget
     while low < high:  # the smallest budget that still needs no more groups
         middle = (low + high) // 2
         if len(pack_by_budget(ordered, middle)) <= steps * ranks:

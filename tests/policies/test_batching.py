@@ -19,6 +19,10 @@ def test_two_ranks_share_what_one_micro_batch_could_hold() -> None:
     assert split([4, 4, 4, 4], budget=100, ranks=2) == [[(0, 1)], [(2, 3)]]
 
 
+def test_overlong_sequence_does_not_raise_the_budget_of_the_others() -> None:
+    assert split([2, 1, 1], budget=1, ranks=1) == [[(0,), (1,), (2,)]]
+
+
 def test_rank_without_samples_gets_a_dummy() -> None:
     assert split([7], budget=100, ranks=3) == [[(0,)], [DUMMY], [DUMMY]]
 
