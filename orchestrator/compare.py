@@ -122,10 +122,10 @@ def tables(arms: Sequence[Arm], title: str = "") -> list[Table]:
         kind = "in distribution" if result.kind == "id" else "out of distribution"
         heading = f"{title + ': ' if title else ''}{result.name} ({kind}, {len(result.greedy)} tasks)"
         table = Table(title=heading, title_justify="left", title_style="bold", pad_edge=False)
-        table.add_column("run", overflow="fold", max_width=20)
-        table.add_column("measure")
+        table.add_column("run", overflow="fold", max_width=20)  # the one that gives way: to 11 of 80 columns
+        table.add_column("measure", no_wrap=True)
         for column in ("before RL", "after RL", "gain", "area"):
-            table.add_column(column, justify="right")
+            table.add_column(column, justify="right", no_wrap=True)
         for arm in arms:
             for number, measure in enumerate(("greedy", "pass@k", "signal", "entropy")):
                 c = change(arm.evaluations, result.name, measure)
