@@ -1,0 +1,93 @@
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from configs.errors import ConfigError
+from configs.loader import load
+from orchestrator import run_directory as directory
+from tests.orchestrator.fakes import run_config
+
+
+def test_new_and_empty_directories_are_free(tmp_path):
+    directory.check_free(tmp_path, resume=False)
+    directory.check_free(tmp_path / "a" / "b", resume=False)
+
+
+def test_taken_directories_and_files_are_not(tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    for path in (tmp_path, tmp_path / "thesis.txt"):
+        with pytest.raises(ConfigError, match="run_dir must be new or empty"):
+            directory.check_free(path, resume=False)
+
+
+def test_resume_needs_a_run(tmp_path):
+    with pytest.raises(ConfigError, match="resume needs a run in run_dir"):
+        directory.check_free(tmp_path, resume=True)
+    (tmp_path / "config.yaml").write_text("")
+    directory.check_free(tmp_path, resume=True)
+
+
+def test_directory_that_cannot_be_written_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != tmp_path)  # root may write everywhere
+    with pytest.raises(ConfigError, match="run_dir must be writable"):
+        directory.check_free(tmp_path / "run", resume=False)
+
+
+def test_run_dir_becomes_absolute_with_the_home_expanded(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert directory.resolve_run_dir(run_config("run_dir=~/runs/a")) == tmp_path / "runs" / "a"
+    assert directory.resolve_run_dir(run_config("run_dir=runs/a")) == Path.cwd() / "runs" / "a"
+
+
+def test_under_a_ray_job_only_an_absolute_run_dir_will_do(monkeypatch, tmp_path):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert directory.resolve_run_dir(run_config(f"run_dir={tmp_path}")) == tmp_path
+    with pytest.raises(ConfigError, match="absolute path under a Ray job"):
+        directory.resolve_run_dir(run_config("run_dir=runs/a"))
+
+
+def test_created_directory_holds_the_resolved_configuration_and_versions(tmp_path):
+    config = run_config("seed=3", "learner.lr=1e-5")
+    directory.create(tmp_path / "run", config)
+    assert load([tmp_path / "run" / "config.yaml"]) == config
+    assert "python" in json.loads((tmp_path / "run" / "versions.json").read_text())
+
+
+def test_versions_need_no_git(monkeypatch):
+    monkeypatch.setenv("PATH", "/nonexistent")
+    assert directory.versions()["git"] is None
+
+
+def test_text_is_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    file = tmp_path / "state.json"
+    directory.write_atomic(file, "old")
+
+    def crash(descriptor):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "fsync", crash)
+    with pytest.raises(OSError, match="disk full"):
+        directory.write_atomic(file, "new")
+    assert file.read_text() == "old"
+
+
+def test_actors_that_see_and_write_the_directory_have_no_complaint(tmp_path):
+    token = directory.leave_token(tmp_path, "abc")
+    assert [directory.probe(tmp_path, token, name) for name in ("learner-0", "rollout-0")] == [None, None]
+    assert directory.seen(tmp_path, ["learner-0", "rollout-0"]) == []
+    assert list(tmp_path.iterdir()) == [], "the probes are removed"
+
+
+def test_actor_with_another_directory_is_named(tmp_path):
+    assert "learner-0 on node" in directory.probe(tmp_path, "abc", "learner-0")
+    (tmp_path / directory.TOKEN_FILE).write_text("another run's")
+    assert "sees another directory" in directory.probe(tmp_path, "abc", "learner-0")
+
+
+def test_probe_that_does_not_arrive_is_said(tmp_path):
+    token = directory.leave_token(tmp_path, "abc")
+    directory.probe(tmp_path, token, "learner-0")
+    (complaint,) = directory.seen(tmp_path, ["learner-0", "rollout-0"])
+    assert complaint.startswith("What rollout-0 writes")
