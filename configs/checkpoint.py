@@ -58,7 +58,7 @@ def read_config(field: str, location: str) -> dict[str, Any]:
 
 def shape_of(config: dict[str, Any]) -> ShapeConfig:
     """Shape of the model from its `config.json`."""
-    sizes = {ours: int(config.get(theirs, 0)) for ours, theirs in SHAPE_KEYS.items()}
+    sizes = {ours: int(config.get(theirs) or 0) for ours, theirs in SHAPE_KEYS.items()}
     sizes["num_kv_heads"] = sizes["num_kv_heads"] or sizes["num_heads"]
     return ShapeConfig(**sizes, tied_embeddings=bool(config.get("tie_word_embeddings", False)))
 
