@@ -14,7 +14,7 @@ class ClusterConfig:
     address: str | None = None
     """Ray address; null starts a local cluster unless the environment (a Ray job) names one."""
     num_cpus: int | None = None
-    """CPU cores a local cluster declares; null takes what this process may use, and at least what the run asks for."""
+    """CPU cores a local cluster declares; null takes what this process may use."""
     object_store_bytes: int = 536_870_912
     """Size of a local cluster's object store in bytes."""
     bucket_bytes: int = 67_108_864

@@ -25,3 +25,5 @@ class SftConfig:
     def __post_init__(self) -> None:
         for name in ("examples", "steps", "batch_size"):
             bounds.at_least("sft.", name, getattr(self, name), 1)
+        for step in self.save_steps or []:
+            bounds.within("sft.", "save_steps", step, 1, self.steps)

@@ -14,6 +14,7 @@ from orchestrator.episode import EpisodeJob, Sampling
 from orchestrator.run_directory import write_atomic
 from orchestrator.seeding import derive
 from orchestrator.workers import Workers
+from policies.trajectory import FAILED
 
 
 def pass_at_k(samples: int, correct: int, k: int) -> float:
@@ -39,6 +40,8 @@ class SetResult:
     """Nats per token, the mean of -log p over sampled tokens (an unbiased estimate on the policy's own rollouts)."""
     truncated: float
     """Share of sampled episodes cut by a limit."""
+    failed: int = 0
+    """Episodes, greedy and sampled, whose environment failed or was late; they count as unsolved."""
 
     def summary(self) -> dict[str, float]:
         """Means with standard errors over tasks."""
@@ -54,6 +57,7 @@ class SetResult:
             "signal_se": standard_error(signal),
             "entropy": self.entropy,
             "truncated": self.truncated,
+            "failed": float(self.failed),
         }
 
 
@@ -114,6 +118,7 @@ def evaluate_set(
         samples=config.samples,
         entropy=-mean(logprobs),
         truncated=mean([float(t.status == "truncated") for t in sampled]),
+        failed=sum(t.status in FAILED for t in [*greedy, *sampled]),
     )
 
 

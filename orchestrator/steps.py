@@ -17,10 +17,7 @@ from orchestrator.workers import Workers
 from policies.advantages import ADVANTAGES
 from policies.batching import Sample
 from policies.losses import Loss
-from policies.trajectory import Trajectory
-
-FAILED = ("environment_error", "timed_out")
-"""Statuses of episodes whose reward says nothing about the policy."""
+from policies.trajectory import FAILED, Trajectory
 
 
 class TaskOrder:

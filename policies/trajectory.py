@@ -9,6 +9,8 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 STATUSES = ("finished", "truncated", "tool_error", "environment_error", "timed_out")
+FAILED = ("environment_error", "timed_out")
+"""Statuses of episodes whose reward says nothing about the policy."""
 
 
 @dataclass(slots=True)

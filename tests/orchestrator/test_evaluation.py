@@ -66,7 +66,7 @@ class FakeWorkers:
         out = []
         for job in jobs:
             solved = job.task_index % 2 == 0 if sampling.temperature == 0 else job.sample < job.task_index
-            status = "truncated" if job.sample == 3 else "finished"
+            status = {3: "truncated", 2: "timed_out"}.get(job.sample, "finished")
             t = Trajectory(job.group, job.sample, {}, reward=0.1, metrics={"success": float(solved)}, status=status)
             t.token_ids, t.loss_mask, t.rollout_logprobs = [1, 2, 3], [0, 1, 1], [0.0, -0.5, -0.5]
             out.append(t)
@@ -85,6 +85,7 @@ def test_evaluation_counts_successes_per_task_and_shares_sampling_seeds_over_ste
     assert only.correct == [0, 1, 2], "metrics['success'] counts, not the reward"
     assert only.entropy == pytest.approx(0.5)
     assert only.truncated == pytest.approx(0.25)
+    assert only.failed == 3, "the third sample of each of three tasks was late"
     (greedy, env, cold), (sampled, _, warm) = workers.calls
     assert (len(greedy), len(sampled)) == (3, 12)
     assert env.kwargs == {"x": 2, "y": 1}
