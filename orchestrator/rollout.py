@@ -8,6 +8,7 @@ same batches in each run, which exact resume of multi-turn tasks needs.
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -76,11 +77,15 @@ class RolloutWorker:
         """Keep a healthy environment for later episodes."""
         self._idle[repr(environment)].append(env)
 
+    def discard_env(self, env: gymnasium.Env) -> None:
+        """Close an environment that failed or hangs, in a thread of its own: closing may hang, too."""
+        threading.Thread(target=close_quietly, args=(env,), name="discard", daemon=True).start()
+
     def close(self) -> None:
         """Close the engine and all environments."""
         for pool in self._idle.values():
             for env in pool:
-                env.close()
+                close_quietly(env)
         self.threads.close()
         self.engine.close()
 
@@ -133,6 +138,7 @@ class EpisodeBatch:
         if outcome.failure is not None:  # the environment may be broken or busy: it is not used again
             episode.fail(*outcome.failure)
             self.open -= 1
+            self.worker.discard_env(episode.env)
         elif outcome.value is None:
             self.open -= 1
             self.worker.return_env(self.environment, episode.env)
@@ -146,3 +152,9 @@ class EpisodeBatch:
             f"{self.open} of {len(self.episodes)} episodes were not over after rollout.timeout_s = "
             f"{self.config.timeout_s:g} s: {len(self.decoding)} were decoding, {waiting} waited for their environment"
         )
+
+
+def close_quietly(env: gymnasium.Env) -> None:
+    """Close an environment; what it raises at that is nobody's business any more."""
+    with contextlib.suppress(Exception):
+        env.close()

@@ -126,12 +126,16 @@ class FakeWorker:
         self.threads = EnvironmentThreads(config.env_threads, config.step_timeout_s)
         self.make_env = make_env
         self.returned: list[gymnasium.Env] = []
+        self.discarded: list[gymnasium.Env] = []
 
     def take_env(self, environment: EnvironmentConfig) -> gymnasium.Env:
         return self.make_env()
 
     def return_env(self, environment: EnvironmentConfig, env: gymnasium.Env) -> None:
         self.returned.append(env)
+
+    def discard_env(self, env: gymnasium.Env) -> None:
+        self.discarded.append(env)
 
 
 class FakeLearners:

@@ -5,7 +5,7 @@ import pytest
 from configs.environment import EnvironmentConfig
 from configs.rollout import RolloutConfig
 from orchestrator.episode import EpisodeJob, Sampling
-from orchestrator.rollout import EpisodeBatch
+from orchestrator.rollout import EpisodeBatch, close_quietly
 from tests.orchestrator.fakes import ChainEnv, FakeEngine, FakeWorker, takes_less_than
 
 ENVIRONMENT = EnvironmentConfig(id="unused")
@@ -68,7 +68,7 @@ def test_hanging_environment_costs_its_own_episodes_only(deterministic):
         found = run(worker, jobs(groups=3))
     assert [t.status for t in found] == ["finished"] * 2 + ["timed_out"] * 2 + ["finished"] * 2
     assert "step_timeout_s = 0.4 s" in found[2].error
-    assert len(worker.returned) == 4, "an environment that hangs is not used again"
+    assert (len(worker.returned), len(worker.discarded)) == (4, 2), "one that hangs is not used again"
     hang.set()
 
 
@@ -78,6 +78,7 @@ def test_failing_environment_becomes_a_trajectory_with_a_status():
     assert [t.status for t in found] == ["environment_error", "finished"]
     assert found[0].error == "KeyError: 'tool broke'"
     assert found[0].reward == 0.0
+    assert (len(worker.returned), len(worker.discarded)) == (1, 1)
 
 
 def test_giving_up_counts_what_was_decoding_and_what_waited_for_its_environment():
@@ -125,3 +126,14 @@ def test_batch_after_a_failed_one_sees_nothing_of_it():
     assert engine.waiting == []
     found = run(worker, jobs(groups=2))
     assert [(t.group, t.sample, t.status) for t in found] == [(g, s, "finished") for g in range(2) for s in range(2)]
+
+
+def test_environment_that_cannot_be_closed_is_dropped():
+    class StuckEnv(ChainEnv):
+        def close(self):
+            super().close()
+            raise OSError("container is gone")
+
+    env = StuckEnv()
+    close_quietly(env)
+    assert env.closed
