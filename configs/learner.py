@@ -46,7 +46,7 @@ class LearnerConfig:
     timeout_s: float = 600.0
     """Longest one optimizer step, save, load or publication may take."""
     start_timeout_s: float = 600.0
-    """Longest the group may take to start (the first start on a machine compiles a small operator)."""
+    """Longest the group may take to start and to take a checkpoint's weights."""
 
     def __post_init__(self) -> None:
         section = "learner."

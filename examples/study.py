@@ -15,7 +15,7 @@ import numpy as np
 from rich.console import Console as RichConsole
 
 from examples.arms import ARMS, arm_config, run_arm
-from examples.toy import ladder
+from examples.toy.moderate import ensure_moderate
 from orchestrator.bootstrap import Interval, interval
 from orchestrator.compare import Arm, change, per_task, plot
 from orchestrator.console import Console
@@ -29,7 +29,7 @@ def run_all(task: str, seeds: list[int], folder: Path, names: list[str], rich: R
     """Run every arm that is not there yet, seed by seed, on workers that are started once."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "logs").mkdir(exist_ok=True)
-    mod = ladder.ensure_mod(task, folder / "mod")
+    mod = ensure_moderate(task, folder / "mod")
     todo = [(seed, arm) for seed in seeds for arm in names if not (folder / arm_folder(arm, seed) / "final").is_dir()]
     if not todo:
         return
