@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,7 @@ class Shell:
         os.environ.update(environment)
         self._redirect(Path(log_dir) / f"{name}.log")
         self.target: Any = None
+        self.model_dir: str | None = None
 
     def _redirect(self, path: Path) -> None:
         """Send stdout and stderr, of C libraries too, to a file; where it cannot be written keep Ray's own."""
@@ -42,6 +44,13 @@ class Shell:
 
         return probe(Path(run_dir), token, name)
 
+    def close(self) -> None:
+        """End what the target holds and remove the small files that were written for it."""
+        if self.model_dir is not None:
+            shutil.rmtree(self.model_dir, ignore_errors=True)
+        if hasattr(self.target, "close"):
+            self.target.close()
+
 
 class RolloutActor(Shell):
     """A rollout worker in its own process."""
@@ -51,7 +60,8 @@ class RolloutActor(Shell):
         from orchestrator.parcel import write_small_files
         from orchestrator.rollout import RolloutWorker
 
-        self.target = RolloutWorker(config, write_small_files(files), ObjectStoreTransport(), log_path)
+        self.model_dir = write_small_files(files)
+        self.target = RolloutWorker(config, self.model_dir, ObjectStoreTransport(), log_path)
         return os.getpid()
 
 

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import secrets
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,14 +14,16 @@ from typing import Any
 
 from configs.errors import ConfigError
 from configs.run import RunConfig
-from orchestrator.members import InlineMember, InlinePending, Member, MemberFailed, RayMember, RayPending
-from orchestrator.parcel import read_small_files, write_small_files
+from orchestrator.members import InlineMember, InlinePending, Member, RayMember, RayPending
+from orchestrator.parcel import write_small_files
 from orchestrator.placement import Bundle, Node, bundles, shortage
 from orchestrator.workers import Workers
 
 log = logging.getLogger("rejuvenate")
 
 REPORT_EVERY_S = 30.0
+CLOSE_S = 10.0
+"""Longest an actor may take to end its engine and remove its temporary files; then it is killed."""
 
 
 def launch(config: RunConfig, run_dir: Path, *, learners: bool = True, rollouts: bool = True) -> Workers:
@@ -41,11 +44,13 @@ def launch(config: RunConfig, run_dir: Path, *, learners: bool = True, rollouts:
 def launch_inline(config: RunConfig, run_dir: Path, learners: bool, rollouts: bool) -> Workers:
     """Everything in this process, for a debugger: one learner rank, one rollout worker."""
     from orchestrator.learning import LearnerWorker
-    from orchestrator.rejuvenating import RejuvenationWorker, resolve
+    from orchestrator.rejuvenating import RejuvenationWorker
     from orchestrator.rollout import RolloutWorker
     from orchestrator.transport import InProcessTransport
 
     transport = InProcessTransport()
+    helper = RejuvenationWorker(transport, config.cluster.bucket_bytes)
+    model_dir: str | None = None
     ranks: list[Member] = []
     engines: list[Member] = []
     if learners:
@@ -53,15 +58,17 @@ def launch_inline(config: RunConfig, run_dir: Path, learners: bool, rollouts: bo
         learner.join(*learner.rendezvous(), local_rank=0)  # before vLLM starts: DeepSpeed then shares its process group
         ranks = [InlineMember("learner-0", learner)]
     if rollouts:
-        model_dir = write_small_files(read_small_files(resolve(config.model.sft)))
+        model_dir = write_small_files(helper.files(config.model))
         worker = RolloutWorker(config.rollout, model_dir, transport, str(run_dir / "logs" / "rollout-0.log"))
         engines = [InlineMember("rollout-0", worker)]
-    rejuvenator = InlineMember("rejuvenation", RejuvenationWorker(transport, config.cluster.bucket_bytes))
+    rejuvenator = InlineMember("rejuvenation", helper)
 
     def close() -> None:
         for member in [*ranks, *engines]:
             assert isinstance(member, InlineMember)
             member.target.close()  # type: ignore[attr-defined]
+        if model_dir is not None:
+            shutil.rmtree(model_dir, ignore_errors=True)
 
     return Workers(config, ranks, engines, rejuvenator, starting=[InlinePending(None)], close=close)
 
@@ -80,6 +87,8 @@ def launch_ray(config: RunConfig, run_dir: Path, learners: bool, rollouts: bool)
     group = None
 
     def close() -> None:
+        with contextlib.suppress(Exception):  # a call to an actor that is busy or dead ends with the limit
+            ray.wait([actor.close.remote() for actor in actors], num_returns=len(actors), timeout=CLOSE_S)
         for actor in actors:
             with contextlib.suppress(Exception):
                 ray.kill(actor)
@@ -295,4 +304,4 @@ def join(members: Sequence[Member], timeout_s: float) -> None:
 
 LAUNCHERS: dict[str, Callable[[RunConfig, Path, bool, bool], Workers]] = {"ray": launch_ray, "inline": launch_inline}
 
-__all__ = ["MemberFailed", "connect", "launch"]
+__all__ = ["LAUNCHERS", "cluster_nodes", "connect", "launch"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 from configs.checkpoint import is_hub_name
 from configs.environment import EnvironmentConfig
+from configs.errors import ConfigError
 from configs.model import ModelConfig
 from configs.rejuvenation import RejuvenationConfig
 from orchestrator.demonstrations import demonstrations
@@ -27,8 +29,12 @@ class RejuvenationWorker:
         self.bucket_bytes = bucket_bytes
 
     def files(self, model: ModelConfig) -> dict[str, bytes]:
-        """Config and tokenizer of the policy, which are the SFT checkpoint's."""
-        return read_small_files(resolve(model.sft))
+        """Config and tokenizer of the policy: those of the checkpoint whose weights (or their repair) RL starts from.
+
+        Engines are set up with them, learners and exports get them: vocabularies and templates may differ between base
+        and SFT checkpoint.
+        """
+        return read_small_files(resolve(model.base if model.start == "base" else model.sft))
 
     def prepare(
         self,
@@ -75,16 +81,41 @@ def read_tensors(directory: str) -> Iterator[tuple[str, Any]]:
     """Names and tensors of a checkpoint directory, one at a time."""
     from safetensors import safe_open
 
-    for file in sorted(Path(directory).glob("*.safetensors")):
+    for file in weight_files(Path(directory)):
         with safe_open(file, framework="pt") as handle:
             for name in sorted(handle.keys()):
                 yield name, handle.get_tensor(name)
 
 
+def weight_files(directory: Path) -> list[Path]:
+    """The files that hold a checkpoint's weights; other *.safetensors beside them (adapters, say) are passed over.
+
+    Returns:
+        model.safetensors, as transformers and `rejuvenation` read it, else the shards that its index lists, else the
+        only *.safetensors.
+
+    Raises:
+        ConfigError: a listed shard is missing, or there is neither an index nor a single file.
+    """
+    single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
+    if single.is_file():
+        return [single]
+    if index.is_file():
+        files = [directory / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+        missing = [file.name for file in files if not file.is_file()]
+        if missing:
+            rule = f"must hold every shard that {index.name} lists ({missing[0]} is missing)"
+            raise ConfigError("checkpoint", rule, str(directory), "Copy the checkpoint again.")
+        return files
+    found = sorted(directory.glob("*.safetensors"))
+    if len(found) != 1:
+        rule = f"must hold {single.name}, {index.name} with its shards, or one *.safetensors"
+        raise ConfigError("checkpoint", rule, f"{len(found)} in {directory}", "Save the checkpoint again.")
+    return found
+
+
 def read_report(directory: str) -> dict[str, Any]:
     """The report that `rejuvenation.transform` left beside the checkpoint."""
-    import json
-
     return json.loads((Path(directory) / "report.json").read_text())
 
 

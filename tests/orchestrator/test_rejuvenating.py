@@ -1,0 +1,81 @@
+import json
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from configs.environment import EnvironmentConfig
+from configs.errors import ConfigError
+from configs.model import ModelConfig
+from configs.rejuvenation import RejuvenationConfig
+from orchestrator.rejuvenating import RejuvenationWorker, read_tensors
+from orchestrator.transport import InProcessTransport, receive
+
+
+def checkpoint(folder, name, value):
+    """A directory with one weight and small files that tell where they come from."""
+    directory = folder / name
+    directory.mkdir()
+    for file in ("config.json", "tokenizer.json"):
+        (directory / file).write_text(json.dumps({"of": name}))
+    save_file({"w": torch.full((2,), value)}, directory / "model.safetensors")
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("start", "of", "value"), [("base", "base", 1.0), ("sft", "sft", 2.0), ("rejuvenated", "sft", 3.0)]
+)
+def test_small_files_are_those_of_the_checkpoint_whose_weights_are_shipped(start, of, value, tmp_path):
+    base, sft = checkpoint(tmp_path, "base", 1.0), checkpoint(tmp_path, "sft", 2.0)
+    output = checkpoint(tmp_path, "output", 3.0)
+    (output / "report.json").write_text("{}")  # made before: as when a run resumes
+    transport = InProcessTransport()
+    worker = RejuvenationWorker(transport, 1000)
+    model = ModelConfig(str(base), str(sft), start)
+    parcel = worker.prepare(model, RejuvenationConfig(), EnvironmentConfig("unused"), str(output), seed=0)
+    assert {json.loads(content)["of"] for content in parcel.files.values()} == {of}
+    assert parcel.files == worker.files(model), "engines are set up with the same"
+    ((name, tensor),) = [pair for bucket in receive(transport, parcel.handles, 1.0) for pair in bucket]
+    assert (name, tensor.tolist()) == ("w", [value, value])
+
+
+def write(directory, **files):
+    for name, value in files.items():
+        save_file({name: torch.tensor([value])}, directory / f"{name}.safetensors")
+
+
+def found(directory):
+    return {name: tensor.item() for name, tensor in read_tensors(str(directory))}
+
+
+def index(directory, weight_map):
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
+def test_index_says_which_files_are_shards(tmp_path):
+    write(tmp_path, a=1.0, b=2.0, adapter=9.0)
+    index(tmp_path, {"a": "a.safetensors", "b": "b.safetensors"})
+    assert found(tmp_path) == {"a": 1.0, "b": 2.0}
+
+
+def test_single_file_comes_before_others_beside_it(tmp_path):
+    write(tmp_path, model=1.0, adapter=9.0)
+    assert found(tmp_path) == {"model": 1.0}
+
+
+def test_only_file_may_have_any_name(tmp_path):
+    write(tmp_path, weights=1.0)
+    assert found(tmp_path) == {"weights": 1.0}
+
+
+def test_missing_shard_is_named(tmp_path):
+    write(tmp_path, a=1.0)
+    index(tmp_path, {"a": "a.safetensors", "b": "b.safetensors"})
+    with pytest.raises(ConfigError, match=r"b\.safetensors is missing"):
+        found(tmp_path)
+
+
+def test_several_files_without_an_index_are_refused(tmp_path):
+    write(tmp_path, a=1.0, b=2.0)
+    with pytest.raises(ConfigError, match="2 in "):
+        found(tmp_path)
