@@ -23,6 +23,7 @@ class LearnerWorker:
         self.transport = transport
         self.bucket_bytes = bucket_bytes
         self._model_dir: str | None = None
+        self._files: dict[str, bytes] = {}
         self._learner: Any = None
         self._config: LearnerConfig | None = None
 
@@ -52,19 +53,18 @@ class LearnerWorker:
 
         Args:
             parcel: the checkpoint.
-            config: of the learner from here on.
+            config: of the learner from here on; another config or other small files build the learner anew.
             seed: of the learner's own random choices.
             reference: keep a frozen copy of these weights for the KL term.
             timeout_s: longest to wait for one bucket.
         """
         from policies.learner import Learner
 
-        if self._learner is None or config != self._config:
-            if self._learner is not None:
-                self._learner.close()
-            self._model_dir = self._model_dir or write_small_files(parcel.files)
+        if self._learner is None or config != self._config or parcel.files != self._files:
+            self.close()
+            self._model_dir = write_small_files(parcel.files)
             self._learner = Learner(config, self._model_dir, seed=seed)
-            self._config = config
+            self._config, self._files = config, dict(parcel.files)
         buckets = receive(self.transport, parcel.handles, timeout_s)
         self._learner.load_weights(pair for bucket in buckets for pair in bucket)
         if reference:
@@ -117,9 +117,10 @@ class LearnerWorker:
         os.replace(staging, target)
 
     def close(self) -> None:
-        """Free the model."""
+        """Free the model and remove the small files."""
         if self._learner is not None:
             self._learner.close()
             self._learner = None
         if self._model_dir:
             shutil.rmtree(self._model_dir, ignore_errors=True)
+            self._model_dir = None

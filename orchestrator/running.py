@@ -70,7 +70,11 @@ def run_on(config: RunConfig, workers: Workers, run_dir: Path, console: Console)
     """Do a run on workers that exist already (a demo or study does one after the other).
 
     The run directory exists (`open_run`).
+
+    Raises:
+        ConfigError: the run needs workers that were launched otherwise.
     """
+    workers.check_fits(config)
     parcel, state = start_policy(config, workers, run_dir, console)
     final = run_dir / "final"
     shutil.rmtree(final, ignore_errors=True)  # of this run before it was resumed to go on longer: no longer the newest

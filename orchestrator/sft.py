@@ -35,6 +35,7 @@ def sft(config: RunConfig, console: Console) -> Result:
 
 def sft_on(config: RunConfig, workers: Workers, run_dir: Path, console: Console) -> Result:
     """Fine-tune on learners that exist already."""
+    workers.check_fits(config)
     parcel = workers.read(config.model.base)
     workers.load(parcel, config)
     examples = render(conversations(config), parcel.files)

@@ -7,13 +7,22 @@ business (`orchestrator.launchers`). It is reused for one run after the other (`
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 from typing import Any
 
 from configs.environment import EnvironmentConfig
+from configs.errors import ConfigError
+from configs.rollout import RolloutConfig
 from configs.run import RunConfig
 from orchestrator.episode import EpisodeJob, Sampling
 from orchestrator.members import Member, Pending, call_all, gather
 from orchestrator.parcel import Parcel
+
+TRAVELS = ("max_tokens", "temperature")
+"""Fields of `rollout` that go with each batch of episodes (`Sampling`), so that runs on the same workers may differ."""
+
+LAUNCHED = ("ranks", "device", "cpus")
+"""Fields of `learner` that are settled when the ranks are launched; the others go with each `load`."""
 
 
 class Workers:
@@ -48,6 +57,29 @@ class Workers:
         """Any checkpoint as it is."""
         return self.rejuvenator.start("read", location).result(self.config.rejuvenation.timeout_s)
 
+    def check_fits(self, config: RunConfig) -> None:
+        """Check that a run can be done on these workers, which keep the settings that they were launched with.
+
+        Of `rollout`, only what travels with each batch of episodes may differ; of `learner`, what a new optimizer and a
+        new engine can take.
+
+        Raises:
+            ConfigError: names the first field that differs.
+        """
+        for section, names in (
+            ("rollout", [f.name for f in fields(RolloutConfig) if f.name not in TRAVELS]),
+            ("learner", list(LAUNCHED)),
+        ):
+            now, then = getattr(config, section), getattr(self.config, section)
+            for name in names:
+                if getattr(now, name) != getattr(then, name):
+                    raise ConfigError(
+                        f"{section}.{name}",
+                        f"must be as the workers were launched with ({getattr(then, name)!r})",
+                        getattr(now, name),
+                        "Give all runs on these workers the same value, or launch workers for this run alone.",
+                    )
+
     def wait_for_engines(self) -> None:
         """Wait until all engines have started."""
         gather(self._starting, self.config.rollout.start_timeout_s)
@@ -56,6 +88,7 @@ class Workers:
     def load(self, parcel: Parcel, config: RunConfig) -> None:
         """Hand a checkpoint to the learner group, with a fresh optimizer."""
         reference = config.algorithm.kl_coef > 0
+        self.config = replace(self.config, learner=config.learner)  # its time limits hold from here on
         call_all(
             self.learners,
             "load",

@@ -1,6 +1,7 @@
 import pytest
 
 from configs.environment import EnvironmentConfig
+from configs.errors import ConfigError
 from orchestrator.episode import EpisodeJob, Sampling
 from orchestrator.loop import due, rates
 from orchestrator.members import InlineMember, MemberFailed
@@ -86,6 +87,23 @@ def test_rank_zero_publishes_and_every_engine_takes_it_after_it_has_started():
 def test_engine_that_holds_another_version_is_our_bug():
     with pytest.raises(AssertionError):
         make([FakeRollout(takes=3)]).publish(4)
+
+
+@pytest.mark.parametrize(
+    ("override", "field"),
+    [
+        ("rollout.max_model_len=600", "rollout.max_model_len"),
+        ("rollout.deterministic=true", "rollout.deterministic"),
+        ("learner.ranks=3", "learner.ranks"),
+        ("learner.device=cuda", "learner.device"),
+    ],
+)
+def test_run_that_needs_other_workers_is_refused_by_the_field_that_differs(override, field):
+    workers = make([FakeRollout()])
+    given = ["rollout.workers=1", "learner.ranks=2", "rollout.start_timeout_s=77"]
+    workers.check_fits(run_config(*given, "rollout.max_tokens=9", "rollout.temperature=0.5", "learner.lr=0.1"))
+    with pytest.raises(ConfigError, match=f"^{field} must be as the workers were launched with"):
+        workers.check_fits(run_config(*given, override))
 
 
 def test_figures_are_those_of_the_first_rank():
