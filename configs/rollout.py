@@ -38,12 +38,14 @@ class RolloutConfig:
     enforce_eager: bool = True
     """Skip graph capture and compilation: starts faster, decodes slower on GPUs."""
     env_threads: int = 8
-    """Threads in which environments step, per worker."""
+    """Threads in which environments are made, reset and stepped, per worker. Idle environments are kept for later
+    episodes, at most `max_num_seqs` (or `env_threads`, if more) per worker."""
     deterministic: bool = False
     """Wait for all environments before each engine step, so that two runs decode the same batches: exact resume of
     multi-turn tasks needs it; with slow tools it costs time."""
     step_timeout_s: float = 60.0
-    """Longest an environment's `reset` or `step` may take; past it the episode ends as `timed_out`."""
+    """Longest an environment's constructor and `reset`, or one `step`, may take; past it the episode ends as
+    `timed_out`."""
     timeout_s: float = 600.0
     """Longest one batch of episodes, or one weight update, may take."""
     start_timeout_s: float = 600.0

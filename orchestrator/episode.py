@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import threading
 import time
@@ -11,6 +12,7 @@ from typing import Any
 
 import gymnasium
 
+from orchestrator.environment_pool import close_quietly
 from orchestrator.seeding import derive
 from policies.engine import Generation, GenerationRequest
 from policies.rendering import Renderer
@@ -49,10 +51,10 @@ class SharedByGroup:
         self._prompts: dict[str, list[int]] = {}
 
     def task(self, index: int, make_task: Callable[[int], Any]) -> Any:
-        """Task number `index`, made once."""
+        """Task number `index`, made once; each sibling gets a copy, as an environment may change its task."""
         if index not in self._tasks:
             self._tasks[index] = make_task(index)
-        return self._tasks[index]
+        return copy.deepcopy(self._tasks[index])
 
     def prompt(self, renderer: Renderer, messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> list[int]:
         """The first prompt's token ids, rendered once."""
@@ -67,7 +69,8 @@ class Episode:
     """One episode between turns: `begin` and `advance` run in an environment thread, `accept` in the engine's loop."""
 
     job: EpisodeJob
-    env: gymnasium.Env
+    take_env: Callable[[], gymnasium.Env]
+    """Gives an environment; called in the environment thread, as a constructor may be slow, too."""
     renderer: Renderer
     sampling: Sampling
     max_model_len: int
@@ -75,6 +78,8 @@ class Episode:
     """What siblings need not compute again."""
     trajectory: Trajectory = field(init=False)
     """What has happened so far."""
+    env: gymnasium.Env | None = None
+    """The environment, once `begin` has it."""
     tools: list[dict[str, Any]] = field(default_factory=list)
     started: float = field(default_factory=time.perf_counter)
     _over: bool = False
@@ -84,13 +89,20 @@ class Episode:
         self.trajectory = Trajectory(self.job.group, self.job.sample, {}, status="")
 
     def begin(self) -> GenerationRequest | None:
-        """Reset the environment and ask for the first turn; None when the prompt leaves no room for one."""
+        """Take and reset an environment and ask for the first turn; None when the prompt leaves no room for one."""
+        env = self.take_env()
+        with self._lock:
+            late = self._over
+            self.env = None if late else env
+        if late:
+            close_quietly(env)
+            return None
         # gymnasium passes unknown attributes of wrappers on to `unwrapped` only on request
-        make_task = getattr(self.env.unwrapped, "task", None)
+        make_task = getattr(env.unwrapped, "task", None)
         options = None
         if callable(make_task):
             options = {"task": self.shared.task(self.job.task_index, make_task)}
-        observation, info = self.env.reset(seed=derive(self.job.task_index, "environment"), options=options)
+        observation, info = env.reset(seed=derive(self.job.task_index, "environment"), options=options)
         with self._lock:
             if self._over:
                 return None
@@ -119,6 +131,7 @@ class Episode:
 
         A turn that the length limit cut is still graded, and ends the episode as truncated.
         """
+        assert self.env is not None, "`begin` comes first"
         turn = self.trajectory.turns[-1]
         text = self.renderer.parse(turn.token_ids)
         self.trajectory.messages.append({"role": "assistant", "content": text})

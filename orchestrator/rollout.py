@@ -1,14 +1,14 @@
 """Rollout worker: one engine, many episodes at once.
 
-The engine decodes in this thread; environments reset and step in a pool of threads, so that a slow tool stalls its own
-episode only. With `deterministic` every environment is waited for before the engine goes on: the engine then sees the
-same batches in each run, which exact resume of multi-turn tasks needs.
+The engine decodes in this thread; environments are made, reset and stepped in a pool of threads, so that a slow tool
+stalls its own episode only. With `deterministic` every environment is waited for before the engine goes on: the engine
+then sees the same batches in each run, which exact resume of multi-turn tasks needs.
 """
 
 from __future__ import annotations
 
 import contextlib
-import threading
+import functools
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -17,7 +17,7 @@ import gymnasium
 
 from configs.environment import EnvironmentConfig
 from configs.rollout import RolloutConfig
-from envs.registry import make
+from orchestrator.environment_pool import EnvironmentPool, close_aside
 from orchestrator.environment_threads import EnvironmentThreads, Outcome
 from orchestrator.episode import Episode, EpisodeJob, Sampling, SharedByGroup
 from orchestrator.transport import Transport, receive
@@ -36,7 +36,7 @@ class RolloutWorker:
         self.transport = transport
         self.renderer = load_renderer(model_dir)
         self.engine = Engine(config, model_dir, stop_token_ids=self.renderer.stop_token_ids, log_path=log_path)
-        self._idle: dict[str, list[gymnasium.Env]] = {}
+        self.pool = EnvironmentPool(max(config.env_threads, config.max_num_seqs))  # as many as decode at once
         self.threads = EnvironmentThreads(config.env_threads, config.step_timeout_s)
 
     def update_weights(self, handles: list[Any], version: int) -> int:
@@ -69,23 +69,20 @@ class RolloutWorker:
         return EpisodeBatch(self, jobs, environment, sampling).run()
 
     def take_env(self, environment: EnvironmentConfig) -> gymnasium.Env:
-        """An idle environment of this kind, or a new one."""
-        idle = self._idle.setdefault(repr(environment), [])
-        return idle.pop() if idle else make(environment.id, environment.kwargs)
+        """An idle environment of this kind, or a new one; called in an environment thread."""
+        return self.pool.take(environment)
 
     def return_env(self, environment: EnvironmentConfig, env: gymnasium.Env) -> None:
         """Keep a healthy environment for later episodes."""
-        self._idle[repr(environment)].append(env)
+        self.pool.give_back(environment, env)
 
     def discard_env(self, env: gymnasium.Env) -> None:
-        """Close an environment that failed or hangs, in a thread of its own: closing may hang, too."""
-        threading.Thread(target=close_quietly, args=(env,), name="discard", daemon=True).start()
+        """Close an environment that failed or hangs."""
+        close_aside(env)
 
     def close(self) -> None:
         """Close the engine and all environments."""
-        for pool in self._idle.values():
-            for env in pool:
-                close_quietly(env)
+        self.pool.close()
         self.threads.close()
         self.engine.close()
 
@@ -100,9 +97,9 @@ class EpisodeBatch:
         self.config = worker.config
         self.environment = environment
         shared = SharedByGroup()
+        take = functools.partial(worker.take_env, environment)
         self.episodes = [
-            Episode(job, worker.take_env(environment), worker.renderer, sampling, self.config.max_model_len, shared)
-            for job in jobs
+            Episode(job, take, worker.renderer, sampling, self.config.max_model_len, shared) for job in jobs
         ]
         self.decoding: dict[str, Episode] = {}
         self.open = len(self.episodes)
@@ -138,9 +135,11 @@ class EpisodeBatch:
         if outcome.failure is not None:  # the environment may be broken or busy: it is not used again
             episode.fail(*outcome.failure)
             self.open -= 1
-            self.worker.discard_env(episode.env)
+            if episode.env is not None:  # else its constructor raised, or the thread that is late closes it
+                self.worker.discard_env(episode.env)
         elif outcome.value is None:
             self.open -= 1
+            assert episode.env is not None
             self.worker.return_env(self.environment, episode.env)
         else:
             self.decoding[outcome.value.request_id] = episode
@@ -152,9 +151,3 @@ class EpisodeBatch:
             f"{self.open} of {len(self.episodes)} episodes were not over after rollout.timeout_s = "
             f"{self.config.timeout_s:g} s: {len(self.decoding)} were decoding, {waiting} waited for their environment"
         )
-
-
-def close_quietly(env: gymnasium.Env) -> None:
-    """Close an environment; what it raises at that is nobody's business any more."""
-    with contextlib.suppress(Exception):
-        env.close()

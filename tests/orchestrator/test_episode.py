@@ -9,7 +9,9 @@ from tests.orchestrator.fakes import END, ChainEnv, FakeRenderer
 
 def make(env, max_model_len=100, max_tokens=8, shared=None):
     job = EpisodeJob(group=2, sample=1, task_index=5, seed=9)
-    return Episode(job, env, FakeRenderer(), Sampling(1.0, max_tokens), max_model_len, shared or SharedByGroup())
+    return Episode(
+        job, lambda: env, FakeRenderer(), Sampling(1.0, max_tokens), max_model_len, shared or SharedByGroup()
+    )
 
 
 def answer(request, text, reason="stop", version=3):
@@ -135,6 +137,16 @@ def test_environment_that_answers_after_the_episode_failed_changes_nothing():
     assert (before["status"], before["reward"]) == ("timed_out", 0.0)
 
 
+def test_environment_that_is_made_after_the_episode_failed_is_closed():
+    env = ChainEnv()
+    episode = make(env)
+    episode.fail("timed_out", "late")
+    assert episode.begin() is None
+    assert env.closed
+    assert episode.env is None
+    assert episode.trajectory.status == "timed_out"
+
+
 def test_turn_sampled_from_another_prompt_is_refused():
     episode = make(ChainEnv())
     request = episode.begin()
@@ -147,6 +159,8 @@ def test_siblings_share_task_and_rendered_prompt():
     shared, made = SharedByGroup(), []
     assert [shared.task(4, lambda i: made.append(i) or {"n": i}) for _ in range(3)] == [{"n": 4}] * 3
     assert made == [4]
+    shared.task(4, made.append)["n"] = 5
+    assert shared.task(4, made.append) == {"n": 4}, "what one sibling does to its task the others do not see"
     renderer = FakeRenderer()
     for text in ("x", "x", "y"):
         shared.prompt(renderer, [{"role": "user", "content": text}], [])

@@ -1,3 +1,4 @@
+import itertools
 import threading
 
 import pytest
@@ -5,7 +6,7 @@ import pytest
 from configs.environment import EnvironmentConfig
 from configs.rollout import RolloutConfig
 from orchestrator.episode import EpisodeJob, Sampling
-from orchestrator.rollout import EpisodeBatch, close_quietly
+from orchestrator.rollout import EpisodeBatch
 from tests.orchestrator.fakes import ChainEnv, FakeEngine, FakeWorker, takes_less_than
 
 ENVIRONMENT = EnvironmentConfig(id="unused")
@@ -128,12 +129,21 @@ def test_batch_after_a_failed_one_sees_nothing_of_it():
     assert [(t.group, t.sample, t.status) for t in found] == [(g, s, "finished") for g in range(2) for s in range(2)]
 
 
-def test_environment_that_cannot_be_closed_is_dropped():
-    class StuckEnv(ChainEnv):
-        def close(self):
-            super().close()
-            raise OSError("container is gone")
+def test_constructor_that_raises_or_hangs_costs_its_own_episode_only():
+    hang, made = threading.Event(), itertools.count()
 
-    env = StuckEnv()
-    close_quietly(env)
-    assert env.closed
+    def make_env():
+        number = next(made)
+        if number == 0:
+            raise OSError("no container")
+        if number == 1:
+            hang.wait(60)
+        return ChainEnv()
+
+    worker = FakeWorker(config(step_timeout_s=0.4), FakeEngine(), make_env)
+    with takes_less_than(20):
+        found = run(worker, jobs(groups=3))
+    assert sorted(t.status for t in found) == ["environment_error"] + ["finished"] * 4 + ["timed_out"]
+    assert [t.error for t in found if t.status == "environment_error"] == ["OSError: no container"]
+    assert (len(worker.returned), worker.discarded) == (4, [])
+    hang.set()

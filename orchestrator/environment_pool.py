@@ -1,0 +1,68 @@
+"""Idle environments that wait for the next episode of their kind."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+
+import gymnasium
+
+from configs.environment import EnvironmentConfig
+from envs.registry import make
+
+
+class EnvironmentPool:
+    """Makes environments and keeps healthy ones for later episodes; environment threads share it.
+
+    Args:
+        limit: idle environments kept, of all kinds together. Beyond it those go whose kind was used longest ago, so
+            that a large evaluation does not keep an environment per episode, and its own go when training goes on.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._idle: dict[str, list[gymnasium.Env]] = {}  # the kind used last is last
+        self._lock = threading.Lock()
+
+    def take(self, environment: EnvironmentConfig) -> gymnasium.Env:
+        """An idle environment of this kind, or a new one (whose constructor may raise or hang)."""
+        with self._lock:
+            idle = self._used(environment)
+            if idle:
+                return idle.pop()
+        return make(environment.id, environment.kwargs)
+
+    def give_back(self, environment: EnvironmentConfig, env: gymnasium.Env) -> None:
+        """Keep a healthy environment."""
+        with self._lock:
+            self._used(environment).append(env)
+            surplus = None
+            if sum(map(len, self._idle.values())) > self.limit:
+                surplus = next(idle for idle in self._idle.values() if idle).pop(0)
+        if surplus is not None:
+            close_aside(surplus)
+
+    def close(self) -> None:
+        """Close all idle environments."""
+        with self._lock:
+            pools, self._idle = list(self._idle.values()), {}
+        for env in (env for idle in pools for env in idle):
+            close_quietly(env)
+
+    def _used(self, environment: EnvironmentConfig) -> list[gymnasium.Env]:
+        """The idle ones of a kind, which becomes the one used last."""
+        kind = repr(environment)
+        idle = self._idle.pop(kind, [])
+        self._idle[kind] = idle
+        return idle
+
+
+def close_aside(env: gymnasium.Env) -> None:
+    """Close an environment in a thread of its own: closing may hang."""
+    threading.Thread(target=close_quietly, args=(env,), name="discard", daemon=True).start()
+
+
+def close_quietly(env: gymnasium.Env) -> None:
+    """Close an environment; what it raises at that is nobody's business any more."""
+    with contextlib.suppress(Exception):
+        env.close()
