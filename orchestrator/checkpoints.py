@@ -10,7 +10,7 @@ from pathlib import Path
 
 import xxhash
 
-from orchestrator.run_directory import write_atomic
+from orchestrator.run_directory import step_of, write_atomic
 from orchestrator.workers import Workers
 
 
@@ -39,7 +39,7 @@ def save(workers: Workers, run_dir: Path, state: RunState, files: dict[str, byte
     shutil.rmtree(target, ignore_errors=True)  # only there when a run resumed from before it
     os.replace(staging, target)
     sync(folder)
-    for old in sorted(folder.glob("step_*"))[:-keep]:
+    for old in sorted(folder.glob("step_*"), key=step_of)[:-keep]:
         shutil.rmtree(old)
     return target
 
@@ -79,7 +79,7 @@ def sync(path: Path) -> None:
 
 def latest(run_dir: Path) -> Path | None:
     """The newest complete checkpoint, or None. Partial ones have other names and are passed over."""
-    found = sorted((run_dir / "checkpoints").glob("step_*"))
+    found = sorted((run_dir / "checkpoints").glob("step_*"), key=step_of)
     return found[-1] if found else None
 
 

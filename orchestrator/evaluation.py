@@ -11,7 +11,7 @@ from typing import Any
 
 from configs.environment import EnvironmentConfig, EvaluationConfig, EvaluationSetConfig
 from orchestrator.episode import EpisodeJob, Sampling
-from orchestrator.run_directory import write_atomic
+from orchestrator.run_directory import step_of, write_atomic
 from orchestrator.seeding import derive
 from orchestrator.workers import Workers
 from policies.trajectory import FAILED
@@ -155,7 +155,7 @@ def write(evaluation: Evaluation, run_dir: Path) -> None:
 def read_all(run_dir: Path) -> list[Evaluation]:
     """All evaluations of a run, by step."""
     found = []
-    for file in sorted((run_dir / "evaluations").glob("step_*.json")):
+    for file in sorted((run_dir / "evaluations").glob("step_*.json"), key=step_of):
         content = json.loads(file.read_text())
         sets = [SetResult(**{k: v for k, v in s.items() if k != "summary"}) for s in content["sets"]]
         found.append(Evaluation(content["step"], sets))

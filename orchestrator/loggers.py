@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from configs.run import LoggingConfig
+from orchestrator.run_directory import SUPERSEDED
 
 log = logging.getLogger("rejuvenate")
 
@@ -99,14 +100,15 @@ def read_metrics(run_dir: Path) -> list[dict[str, Any]]:
 
 
 def set_aside_after(run_dir: Path, step: int) -> None:
-    """Before a resume: lines after the checkpoint move to metrics.superseded.jsonl, as they will be made again.
+    """Before a resume: lines after the checkpoint move to superseded/metrics.jsonl, as they will be made again.
 
     A last line that a crash cut short is dropped, so that the next line does not run into it.
     """
     rows = read_metrics(run_dir)
     late = [row for row in rows if row["step"] > step]
     if late:
-        with open(run_dir / "metrics.superseded.jsonl", "a") as handle:
+        (run_dir / SUPERSEDED).mkdir(exist_ok=True)
+        with open(run_dir / SUPERSEDED / "metrics.jsonl", "a") as handle:
             handle.writelines(json.dumps(row) + "\n" for row in late)
     staging = run_dir / ".metrics.jsonl.partial"
     staging.write_text("".join(json.dumps(row) + "\n" for row in rows if row["step"] <= step))

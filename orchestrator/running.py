@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from configs.errors import ConfigError
-from configs.loader import as_mapping, load
+from configs.loader import as_mapping, load, to_yaml
 from configs.run import RunConfig
 from orchestrator import checkpoints, loggers, loop, run_directory
 from orchestrator.checkpoints import RunState
@@ -46,7 +46,10 @@ def open_run(config: RunConfig, run_dir: Path) -> None:
     """
     run_directory.check_free(run_dir, config.resume)
     if config.resume:
-        check_same(config, load([run_dir / "config.yaml"]))
+        before = load([run_dir / "config.yaml"])
+        check_same(config, before)
+        if config.algorithm != before.algorithm:  # the run is made longer
+            run_directory.write_atomic(run_dir / "config.yaml", to_yaml(replace(before, algorithm=config.algorithm)))
     else:
         run_directory.create(run_dir, config)
 
@@ -111,6 +114,7 @@ def start_policy(config: RunConfig, workers: Workers, run_dir: Path, console: Co
         console.say(f"resumed after training step {state.step}")
     if config.resume:
         loggers.set_aside_after(run_dir, state.step)
+        run_directory.set_aside_after(run_dir, state.step)
     with console.stage("engines ready"):
         workers.publish(state.policy_version)
     return replace(parcel, handles=[]), state

@@ -48,7 +48,7 @@ def test_lines_after_the_checkpoint_are_set_aside(tmp_path):
     file.write_text("".join(json.dumps({"step": s, "reward": s}) + "\n" for s in range(1, 6)))
     set_aside_after(tmp_path, 3)
     assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2, 3]
-    superseded = tmp_path / "metrics.superseded.jsonl"
+    superseded = tmp_path / "superseded" / "metrics.jsonl"
     assert [json.loads(line)["step"] for line in superseded.read_text().splitlines()] == [4, 5]
     set_aside_after(tmp_path, 3)
     assert len(superseded.read_text().splitlines()) == 2, "a second resume sets nothing aside twice"
@@ -63,7 +63,7 @@ def test_half_last_line_is_dropped_and_does_not_swallow_the_next(tmp_path):
     loggers.log(2, {"reward": 0.2})
     loggers.close()
     assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2]
-    assert not (tmp_path / "metrics.superseded.jsonl").exists()
+    assert not (tmp_path / "superseded" / "metrics.jsonl").exists()
 
 
 def test_run_without_metrics_has_no_lines(tmp_path):

@@ -91,3 +91,25 @@ def test_probe_that_does_not_arrive_is_said(tmp_path):
     directory.probe(tmp_path, token, "learner-0")
     (complaint,) = directory.seen(tmp_path, ["learner-0", "rollout-0"])
     assert complaint.startswith("What rollout-0 writes")
+
+
+def test_evaluations_and_trajectories_after_the_checkpoint_are_set_aside_and_nothing_is_lost(tmp_path):
+    directory.create(tmp_path, run_config())
+
+    def write(content):
+        for step in (0, 2, 3):
+            (tmp_path / "evaluations" / f"step_{step:06d}.json").write_text(content)
+            (tmp_path / "trajectories" / f"step_{step:06d}.jsonl").write_text(content)
+
+    for content in ("first", "second", "third"):
+        write(content)
+        directory.set_aside_after(tmp_path, 2)
+    for folder, suffix in (("evaluations", "json"), ("trajectories", "jsonl")):
+        kept = sorted(file.name for file in (tmp_path / folder).iterdir())
+        assert kept == [f"step_000000.{suffix}", f"step_000002.{suffix}"]
+        aside = {file.name: file.read_text() for file in (tmp_path / "superseded" / folder).iterdir()}
+        assert aside == {
+            f"step_000003.{suffix}": "first",
+            f"step_000003.2.{suffix}": "second",
+            f"step_000003.3.{suffix}": "third",
+        }
