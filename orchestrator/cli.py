@@ -30,8 +30,13 @@ def load_config(arguments: list[str]):  # type: ignore[no-untyped-def]
     from orchestrator.shadowing import check_packages
 
     check_packages()
-    files = [a for a in arguments if "=" not in a]
-    return load(files, [a for a in arguments if "=" in a])
+    files = [a for a in arguments if is_file_name(a)]
+    return load(files, [a for a in arguments if not is_file_name(a)])
+
+
+def is_file_name(argument: str) -> bool:
+    """Whether an argument is a YAML file (whose path may hold `=`) rather than KEY=VALUE."""
+    return argument.endswith((".yaml", ".yml")) or "=" not in argument
 
 
 def validate(arguments: list[str], *, fresh_run: bool = True):  # type: ignore[no-untyped-def]

@@ -95,6 +95,13 @@ def test_configuration_error_names_field_rule_value_and_fix(name, pair, capsys, 
     assert time.perf_counter() - start < 60  # the bound on a whole process is measured below
 
 
+def test_yaml_file_whose_path_holds_an_equals_sign_is_a_file(tmp_path):
+    file = tmp_path / "lr=1e-5.yaml"
+    file.write_text("environment: {id: rejuvenate/Arithmetic-v0}\nmodel: {base: b, sft: s}\n")
+    config = cli.load_config([str(file), "seed=4"])
+    assert (config.seed, config.model.base) == (4, "b")
+
+
 def test_missing_value_is_named(capsys, monkeypatch):
     code, _, err = call(capsys, monkeypatch, "plan", "seed=1")
     assert code == 2
