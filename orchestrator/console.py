@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -9,7 +10,9 @@ from typing import Any
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.text import Text
 
+INDENT = 2  # columns, of the further lines of a sentence
 LINES_OFF_TERMINAL = 5  # lines per counted stage where nothing can be updated in place
 
 
@@ -31,31 +34,44 @@ class Console:
         self._at = 0
         self._started = 0.0
 
-    def say(self, text: str) -> None:
-        """Print a line."""
-        self.rich.print(f"{self.label}{text}", soft_wrap=False)
+    def say(self, text: str, aside: str = "") -> None:
+        """Print a line as it is: no markup is looked for in it, and paths are not broken.
+
+        Args:
+            text: the line.
+            aside: put after it, dimmed.
+        """
+        self.rich.print(Text.assemble(self.label, text, (f" {aside}" if aside else "", "dim")), soft_wrap=True)
+
+    def explain(self, text: str) -> None:
+        """Print a sentence, wrapped between words and indented from its second line on."""
+        width = max(2 * INDENT, self.rich.width)
+        lines = textwrap.wrap(
+            f"{self.label}{text}", width, subsequent_indent=" " * INDENT, break_long_words=False, break_on_hyphens=False
+        )
+        self.rich.print(Text("\n".join(lines)), soft_wrap=True)
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
         """Show a stage that takes a while: a spinner on a terminal, and one line with its time when it is over."""
         start = time.monotonic()
         if self.rich.is_terminal:
-            with self.rich.status(f"{self.label}{name} ..."):
+            with self.rich.status(Text(f"{self.label}{name} ...")):
                 yield
         else:
             yield
-        self.say(f"{name} [dim]({time.monotonic() - start:.0f} s)[/dim]")
+        self.say(name, f"({time.monotonic() - start:.0f} s)")
 
     def begin(self, name: str, total: int, at: int = 0) -> None:
         """Begin a counted stage."""
         self._name, self._total, self._at, self._started = name, total, at, time.monotonic()
         if self.rich.is_terminal:
             self._progress = Progress(
-                TextColumn("{task.description}"),
+                TextColumn("{task.description}", markup=False),
                 BarColumn(bar_width=12),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
-                TextColumn("{task.fields[figures]}", style="dim"),
+                TextColumn("{task.fields[figures]}", style="dim", markup=False),
                 console=self.rich,
             )
             self._progress.start()

@@ -103,7 +103,7 @@ def start_policy(config: RunConfig, workers: Workers, run_dir: Path, console: Co
         parcel = workers.prepare(config, str(run_dir / "rejuvenated"))
     if parcel.report:
         for line in diagnosis(parcel.report):
-            console.say(line)
+            console.explain(line)
     with console.stage("weights handed to the learners"):
         workers.load(parcel, config)
     state = RunState(step=0, policy_version=0)
