@@ -18,7 +18,7 @@ class ClusterConfig:
     object_store_bytes: int = 536_870_912
     """Size of a local cluster's object store in bytes."""
     bucket_bytes: int = 67_108_864
-    """Size of one bucket of weights in bytes; a larger tensor is split by rows."""
+    """Size of one bucket of weights in bytes; a larger tensor has a bucket of its own."""
     placement_timeout_s: float = 120.0
     """Longest to wait for the placement group; what is missing is said every 30 s."""
 

@@ -70,6 +70,18 @@ def publish(transport: Transport, named: Iterable[tuple[str, Any]], bucket_bytes
 
 
 def receive(transport: Transport, handles: Iterable[Any], timeout_s: float) -> Iterator[list[tuple[str, Any]]]:
-    """Fetch bucket after bucket and yield its verified tensors; one bucket is held at a time."""
+    """Fetch bucket after bucket; one is held at a time.
+
+    Args:
+        transport: the one that published.
+        handles: of the buckets, in the order of their publication.
+        timeout_s: longest to wait for one bucket.
+
+    Yields:
+        The names and tensors of one bucket; the tensors are to be read only.
+
+    Raises:
+        RuntimeError: a bucket did not come in time, or does not match its checksum.
+    """
     for handle in handles:
         yield unpack(transport.get(handle, timeout_s))
