@@ -1,7 +1,7 @@
 """`make bench`: tokens per second of rollout worker and learner as shares of what the bare libraries reach.
 
-Both sides run in the same invocation, in turn, three times each; the best of each side counts. Ratios below the required
-ones make the command fail.
+Both sides run in the same invocation, in turn, three times each; the best of each side counts. Ratios below the
+required ones make the command fail.
 """
 
 from __future__ import annotations

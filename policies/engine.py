@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
+import logging.config
 import os
 import time
 from collections.abc import Iterable, Sequence
@@ -282,6 +284,7 @@ def set_environment(config: RolloutConfig, *, in_process: bool, log_path: Path |
         os.environ["VLLM_LOGGING_LEVEL"] = "ERROR"
         os.environ["VLLM_LOGGING_STREAM"] = "ext://sys.stderr"
         os.environ.pop("VLLM_LOGGING_CONFIG_PATH", None)
+        logging.getLogger("vllm").setLevel(logging.ERROR)
     else:
         os.environ["VLLM_LOGGING_LEVEL"] = "INFO"
         os.environ["VLLM_LOGGING_CONFIG_PATH"] = _logging_config(log_path)
@@ -297,6 +300,7 @@ def _logging_config(log_path: Path) -> str:
         "handlers": {"file": handler},
         "loggers": {"vllm": {"handlers": ["file"], "level": "INFO", "propagate": False}},
     }
+    logging.config.dictConfig(logging_config)  # vLLM applies it when an engine starts, and warns before that
     path = log_path.with_suffix(".logging.json")  # stays: vLLM's own processes read it too
     path.write_text(json.dumps(logging_config))
     return str(path)
