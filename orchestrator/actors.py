@@ -1,4 +1,7 @@
-"""Ray actors: thin shells that start the plain classes in processes of their own, with their output in log files."""
+"""Ray actors: thin shells that start the plain classes in processes of their own, with their output in log files.
+
+Nothing heavy is imported before `setup`, so that an actor answers at once and a broken placement shows early.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,6 @@ from typing import Any
 
 from configs.learner import LearnerConfig
 from configs.rollout import RolloutConfig
-from orchestrator.transport import ObjectStoreTransport
 
 
 class Shell:
@@ -59,6 +61,7 @@ class RolloutActor(Shell):
         """Start the engine; returns the process id."""
         from orchestrator.parcel import write_small_files
         from orchestrator.rollout import RolloutWorker
+        from orchestrator.transport import ObjectStoreTransport
 
         self.model_dir = write_small_files(files)
         self.target = RolloutWorker(config, self.model_dir, ObjectStoreTransport(), log_path)
@@ -71,6 +74,7 @@ class LearnerActor(Shell):
     def setup(self, rank: int, config: LearnerConfig, bucket_bytes: int) -> int:
         """Make the rank; returns the process id."""
         from orchestrator.learning import LearnerWorker
+        from orchestrator.transport import ObjectStoreTransport
 
         self.target = LearnerWorker(rank, config.ranks, ObjectStoreTransport(), bucket_bytes)
         return os.getpid()
@@ -82,6 +86,7 @@ class RejuvenationActor(Shell):
     def setup(self, bucket_bytes: int) -> int:
         """Make the worker; returns the process id."""
         from orchestrator.rejuvenating import RejuvenationWorker
+        from orchestrator.transport import ObjectStoreTransport
 
         self.target = RejuvenationWorker(ObjectStoreTransport(), bucket_bytes)
         return os.getpid()

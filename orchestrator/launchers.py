@@ -14,7 +14,7 @@ from typing import Any
 
 from configs.errors import ConfigError
 from configs.run import RunConfig
-from orchestrator.members import InlineMember, InlinePending, Member, RayMember, RayPending
+from orchestrator.members import InlineMember, InlinePending, Member, RayMember, RayPending, gather
 from orchestrator.parcel import write_small_files
 from orchestrator.placement import Bundle, Node, bundles, shortage
 from orchestrator.workers import Workers
@@ -132,14 +132,15 @@ def launch_ray(config: RunConfig, run_dir: Path, learners: bool, rollouts: bool)
         names.append("rejuvenation")
         probe_run_directory(run_dir, names, actors, config.cluster.placement_timeout_s)
 
-        limit = config.cluster.placement_timeout_s
+        limit = config.learner.start_timeout_s  # the first import of torch and the like on a machine takes its time
         bucket_bytes = config.cluster.bucket_bytes
         rejuvenator = RayMember("rejuvenation", helper)
-        RayPending("rejuvenation", "setup", helper.setup.remote(bucket_bytes)).result(limit)
+        setups = [RayPending("rejuvenation", "setup", helper.setup.remote(bucket_bytes))]
         members = []
         for i, actor in enumerate(ranks):
-            RayPending(f"learner-{i}", "setup", actor.setup.remote(i, config.learner, bucket_bytes)).result(limit)
+            setups.append(RayPending(f"learner-{i}", "setup", actor.setup.remote(i, config.learner, bucket_bytes)))
             members.append(RayMember(f"learner-{i}", actor))
+        gather(setups, limit)
         if members:
             join(members, limit)
         starting = []
