@@ -22,6 +22,7 @@ from orchestrator.console import Console
 from orchestrator.launchers import launch
 from orchestrator.run_directory import versions, write_atomic
 
+CLAIMED = ("rejuvenated", "over")
 MEASURES = ("greedy", "pass@k", "signal", "entropy")
 
 
@@ -30,7 +31,9 @@ def run_all(task: str, seeds: list[int], folder: Path, names: list[str], rich: R
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "logs").mkdir(exist_ok=True)
     mod = ensure_moderate(task, folder / "mod")
-    todo = [(seed, arm) for seed in seeds for arm in names if not (folder / arm_folder(arm, seed) / "final").is_dir()]
+    first = [name for name in names if name in CLAIMED]  # the claims are settled before the controls
+    order = [(seed, arm) for part in (first, [n for n in names if n not in first]) for seed in seeds for arm in part]
+    todo = [(seed, arm) for seed, arm in order if not (folder / arm_folder(arm, seed) / "final").is_dir()]
     if not todo:
         return
     with launch(arm_config(task, "over", folder / "unused", []), folder) as workers:
@@ -132,7 +135,7 @@ def main() -> None:
         for arm in ARMS
         if all((folder / arm_folder(arm, seed) / "final").is_dir() for seed in seeds)
     }
-    if not {"rejuvenated", "over"} <= set(arms):
+    if not set(CLAIMED) <= set(arms):
         parser.exit(message="the report needs at least the arms rejuvenated and over\n")
     text, values = report(options.task, seeds, arms, f"make study-{options.task}")
     options.output.mkdir(parents=True, exist_ok=True)

@@ -11,11 +11,12 @@ from examples.toy.checkpoint import load_model, save_checkpoint
 from examples.toy.tokenizer import build_tokenizer
 from examples.toy.training import Pair, train
 
-MODERATE_STEPS = 30
-OVER_STEPS = 1200
-EXAMPLES = 128
+MODERATE_STEPS = 20
+OVER_STEPS = 800
+EXAMPLES = 32
 BATCH_SIZE = 32
-LEARNING_RATE = 1e-3
+LEARNING_RATE = 2e-3
+WARMUP_STEPS = 100
 PROBLEMS = {"operations_min": 2, "operations_max": 2, "operand_max": 20}
 
 
@@ -44,7 +45,7 @@ def shuffled_passes(pairs: list[Pair], size: int, seed: int) -> Iterator[list[Pa
 
 
 def climb(base: Path, rungs: dict[int, Path], seed: int = 0) -> None:
-    """Fine-tune the base checkpoint at a constant learning rate and export every rung.
+    """Fine-tune the base checkpoint and export every rung; after a warm-up the learning rate is constant.
 
     Args:
         base: the base checkpoint's directory.
@@ -62,7 +63,7 @@ def climb(base: Path, rungs: dict[int, Path], seed: int = 0) -> None:
         build_tokenizer(),
         shuffled_passes(demonstrations(EXAMPLES, seed), BATCH_SIZE, seed),
         steps=max(rungs),
-        learning_rate=lambda step: LEARNING_RATE,
+        learning_rate=lambda step: LEARNING_RATE * min(1.0, step / WARMUP_STEPS),
         after_step=export,
         label="sft",
     )
