@@ -9,7 +9,9 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from rich.console import Console as RichConsole
@@ -54,10 +56,14 @@ def matrices(arms: list[Arm], set_name: str, measure: str) -> tuple[np.ndarray, 
     return before, after
 
 
-def claims(arms: dict[str, list[Arm]], set_name: str) -> dict[str, Interval]:
-    """The three claims of the method, each an interval over seeds and problems, on greedy accuracy."""
-    before, after = matrices(arms["rejuvenated"], set_name, "greedy")
-    over_before, over_after = matrices(arms["over"], set_name, "greedy")
+def claims(arms: dict[str, dict[int, Arm]], set_name: str) -> dict[str, Interval]:
+    """The three claims of the method, each an interval over seeds and problems, on greedy accuracy.
+
+    Seeds that both arms have finished are compared.
+    """
+    seeds = sorted(arms["rejuvenated"].keys() & arms["over"].keys())
+    before, after = matrices([arms["rejuvenated"][seed] for seed in seeds], set_name, "greedy")
+    over_before, over_after = matrices([arms["over"][seed] for seed in seeds], set_name, "greedy")
     return {
         "gain of rejuvenated": interval(after - before),
         "gain of rejuvenated minus gain of over": interval((after - before) - (over_after - over_before)),
@@ -71,48 +77,57 @@ def mean_changes(arms: list[Arm], set_name: str, measure: str) -> tuple[float, f
     return tuple(float(np.mean([getattr(c, n) for c in found])) for n in ("before", "after", "gain", "area"))  # type: ignore[return-value]
 
 
-def report(task: str, seeds: list[int], arms: dict[str, list[Arm]], command: str) -> tuple[str, dict]:
-    """The study as Markdown and as plain values."""
-    sets = next(iter(arms.values()))[0].evaluations[0].sets
+def report(task: str, arms: dict[str, dict[int, Arm]], command: str) -> tuple[str, dict[str, Any]]:
+    """The study as Markdown and as plain values.
+
+    Args:
+        task: which toy.
+        arms: finished runs by arm and seed.
+        command: what made them.
+    """
+    sets = next(iter(arms["rejuvenated"].values())).evaluations[0].sets
     lines = [
         f"# Study: {task} toy",
         "",
-        f"Made by `{command}`; seeds {', '.join(map(str, seeds))}; settings as shipped.",
+        f"Made by `{command}`, settings as shipped. Means over the seeds that are finished; the gain with its 95 %",
+        "bootstrap interval over seeds and problems. RL got the same tasks, seeds and settings in every arm.",
         "",
     ]
-    values: dict = {"command": command, "seeds": seeds, "versions": versions(), "sets": {}}
+    values: dict[str, Any] = {"command": command, "versions": versions(), "sets": {}}
     values["versions"].pop("command")
     for s in sets:
         kind = "in distribution" if s.kind == "id" else "out of distribution"
-        lines += [
-            f"## {s.name} ({kind}, {len(s.greedy)} problems)",
-            "",
-            "Means over seeds; the gain with its 95 % bootstrap interval over seeds and problems.",
-            "",
-        ]
-        lines += ["| arm | measure | before RL | after RL | gain | area |", "|---|---|---|---|---|---|"]
-        values["sets"][s.name] = {}
+        lines += [f"## {s.name} ({kind}, {len(s.greedy)} problems)", ""]
+        lines += ["| arm | seeds | measure | before RL | after RL | gain | area |", "|---|---|---|---|---|---|---|"]
+        found: dict[str, Any] = {"arms": {}, "claims": {}}
+        values["sets"][s.name] = found
         for arm, runs in arms.items():
+            found["arms"][arm] = {"seeds": sorted(runs)}
             for measure in MEASURES:
-                before, after, gain, area = mean_changes(runs, s.name, measure)
-                shown = f"{gain:+.3f}"
-                entry = {"before": before, "after": after, "gain": gain, "area": area}
-                if measure != "entropy":
-                    b, a = matrices(runs, s.name, measure)
-                    band = interval(a - b)
-                    shown += f" [{band.low:+.3f}, {band.high:+.3f}]"
-                    entry |= {"gain_low": band.low, "gain_high": band.high}
                 label = measure.replace("@k", f"@{s.k}")
-                lines.append(f"| {arm} | {label} | {before:.3f} | {after:.3f} | {shown} | {area:.3f} |")
-                values["sets"][s.name].setdefault(arm, {})[label] = entry
+                row, entry = measured(list(runs.values()), s.name, measure)
+                lines.append(f"| {arm} | {len(runs)} | {label} | {row} |")
+                found["arms"][arm][label] = entry
         lines += ["", "| claim (greedy accuracy) | mean | 95 % interval | excludes 0 |", "|---|---|---|---|"]
-        values["sets"][s.name]["claims"] = {}
         for claim, band in claims(arms, s.name).items():
             verdict = "yes" if band.excludes_zero() else "no"
             lines.append(f"| {claim} | {band.mean:+.3f} | [{band.low:+.3f}, {band.high:+.3f}] | {verdict} |")
-            values["sets"][s.name]["claims"][claim] = {"mean": band.mean, "low": band.low, "high": band.high}
+            found["claims"][claim] = asdict(band)
         lines.append("")
     return "\n".join(lines), values
+
+
+def measured(runs: list[Arm], set_name: str, measure: str) -> tuple[str, dict[str, float]]:
+    """One measure of one arm: the cells of its table row, and its values."""
+    before, after, gain, area = mean_changes(runs, set_name, measure)
+    entry = {"before": before, "after": after, "gain": gain, "area": area}
+    shown = f"{gain:+.3f}"
+    if measure != "entropy":  # one figure per evaluation: no problems to draw from
+        first, last = matrices(runs, set_name, measure)
+        band = interval(last - first)
+        shown += f" [{band.low:+.3f}, {band.high:+.3f}]"
+        entry |= {"gain_low": band.low, "gain_high": band.high}
+    return f"{before:.3f} | {after:.3f} | {shown} | {area:.3f}", entry
 
 
 def main() -> None:
@@ -131,17 +146,27 @@ def main() -> None:
     seeds = list(range(options.seeds))
     run_all(options.task, seeds, folder, names, rich)
     arms = {
-        arm: [Arm.read(folder / arm_folder(arm, seed), arm) for seed in seeds]
+        arm: found
         for arm in ARMS
-        if all((folder / arm_folder(arm, seed) / "final").is_dir() for seed in seeds)
+        if (
+            found := {
+                seed: Arm.read(folder / arm_folder(arm, seed), arm)
+                for seed in seeds
+                if (folder / arm_folder(arm, seed) / "final").is_dir()
+            }
+        )
     }
     if not set(CLAIMED) <= set(arms):
         parser.exit(message="the report needs at least the arms rejuvenated and over\n")
-    text, values = report(options.task, seeds, arms, f"make study-{options.task}")
+    text, values = report(options.task, arms, f"make study-{options.task}")
     options.output.mkdir(parents=True, exist_ok=True)
     write_atomic(options.output / f"{options.task}.md", text)
     write_atomic(options.output / f"{options.task}.json", json.dumps(values, indent=1))
-    plot([runs[0] for runs in arms.values()], options.output / f"{options.task}.png", f"{options.task} toy, seed 0")
+    plot(
+        [next(iter(runs.values())) for runs in arms.values()],
+        options.output / f"{options.task}.png",
+        f"{options.task} toy, seed 0",
+    )
     rich.print(text)
 
 
