@@ -41,8 +41,9 @@ endef
 demo: setup ## the main job on both toys: diagnosed, rejuvenated, trained (15 minutes); QUICK=1: the same way in 4
 	$(call module,examples.demo,$(if $(filter-out 0 no false,$(QUICK)),--quick))
 
-toy: setup ## rebuild the toy's base and SFT checkpoints from code alone
-	$(call module,examples.toy.build)
+toy: setup ## rebuild the toys' base and SFT checkpoints from code alone, in build/toy; half an hour on two cores
+	$(call module,examples.toy.build,--out build/toy/math --moderate)
+	$(call module,examples.toy.tool_build,--out build/toy/tool --moderate)
 
 study-math: setup ## every arm on the math toy over several seeds, with intervals; resumable; hours
 	$(call module,examples.study,math)

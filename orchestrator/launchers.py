@@ -49,7 +49,7 @@ def launch_inline(config: RunConfig, run_dir: Path, learners: bool, rollouts: bo
     from orchestrator.transport import InProcessTransport
 
     transport = InProcessTransport()
-    helper = RejuvenationWorker(transport, config.cluster.bucket_bytes)
+    repairer = RejuvenationWorker(transport, config.cluster.bucket_bytes)
     model_dir: str | None = None
     ranks: list[Member] = []
     engines: list[Member] = []
@@ -58,10 +58,10 @@ def launch_inline(config: RunConfig, run_dir: Path, learners: bool, rollouts: bo
         learner.join(*learner.rendezvous(), local_rank=0)  # before vLLM starts: DeepSpeed then shares its process group
         ranks = [InlineMember("learner-0", learner)]
     if rollouts:
-        model_dir = write_small_files(helper.files(config.model))
+        model_dir = write_small_files(repairer.files(config.model))
         worker = RolloutWorker(config.rollout, model_dir, transport, str(run_dir / "logs" / "rollout-0.log"))
         engines = [InlineMember("rollout-0", worker)]
-    rejuvenator = InlineMember("rejuvenation", helper)
+    rejuvenator = InlineMember("rejuvenation", repairer)
 
     def close() -> None:
         for member in [*ranks, *engines]:
@@ -128,14 +128,14 @@ def launch_ray(config: RunConfig, run_dir: Path, learners: bool, rollouts: bool)
         for i in range(config.rollout.workers if rollouts else 0):
             names.append(f"rollout-{i}")
             engines.append(start(RolloutActor, names[-1], names[-1], config.rollout.threads))
-        helper = start(RejuvenationActor, "rejuvenation", wanted[0].name, config.learner.threads, share=True)
+        repairer = start(RejuvenationActor, "rejuvenation", wanted[0].name, config.learner.threads, share=True)
         names.append("rejuvenation")
         probe_run_directory(run_dir, names, actors, config.cluster.placement_timeout_s)
 
         limit = config.learner.start_timeout_s  # the first import of torch and the like on a machine takes its time
         bucket_bytes = config.cluster.bucket_bytes
-        rejuvenator = RayMember("rejuvenation", helper)
-        setups = [RayPending("rejuvenation", "setup", helper.setup.remote(bucket_bytes))]
+        rejuvenator = RayMember("rejuvenation", repairer)
+        setups = [RayPending("rejuvenation", "setup", repairer.setup.remote(bucket_bytes))]
         members = []
         for i, actor in enumerate(ranks):
             setups.append(RayPending(f"learner-{i}", "setup", actor.setup.remote(i, config.learner, bucket_bytes)))
