@@ -20,12 +20,12 @@ from orchestrator.launchers import launch
 SHOWN = ("over", "rejuvenated")
 TITLES = {"math": "math (arithmetic chains)", "tool": "tool use (look-ups in a hidden map)"}
 QUICK = [
-    "algorithm.steps=6",
+    "algorithm.steps=4",
     "algorithm.prompts_per_step=16",
-    "evaluation.every_steps=3",
+    "evaluation.every_steps=2",
     "checkpoint.every_steps=0",
 ]
-QUICK_TASKS = 24
+QUICK_TASKS = 16
 
 
 def quick_sets(task: str) -> list[str]:
