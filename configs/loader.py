@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import yaml
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from configs.errors import ConfigError
@@ -34,11 +34,21 @@ def load(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> RunConfi
     merged = OmegaConf.structured(RunConfig)
     for layer in layers:
         check_keys(layer, RunConfig, "")
+        _drop_kwargs_of_another_environment(merged, layer)
         try:
             merged = OmegaConf.merge(merged, OmegaConf.create(layer))
         except OmegaConfBaseException as error:
             raise _as_config_error(error) from None
     return to_config(merged)
+
+
+def _drop_kwargs_of_another_environment(merged: Any, layer: Mapping[str, Any]) -> None:
+    """Keyword arguments belong to the environment they were written for: another id starts without them."""
+    section = layer.get("environment")
+    named = section.get("id") if isinstance(section, Mapping) else None
+    if named is not None and named != OmegaConf.to_container(merged.environment)["id"]:  # type: ignore[index,call-overload]
+        with read_write(merged.environment):
+            merged.environment.kwargs = {}
 
 
 def to_config(merged: Any) -> RunConfig:

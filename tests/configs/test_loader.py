@@ -23,6 +23,13 @@ def test_files_merge_left_to_right_and_overrides_come_last(tmp_path):
     assert (config.seed, config.learner.lr, config.learner.threads) == (2, 0.3, 3)
 
 
+def test_another_environment_does_not_inherit_keyword_arguments():
+    config = load(["configs/math_toy.yaml"], ["environment.id=my_env:UnitConverter"])
+    assert config.environment.kwargs == {}
+    config = load(["configs/math_toy.yaml"], ["environment.id=rejuvenate/Arithmetic-v0", "environment.kwargs.seed=4"])
+    assert config.environment.kwargs == {"operations_min": 4, "operations_max": 4, "operand_max": 50, "seed": 4}
+
+
 def test_resolved_yaml_loads_to_an_equal_config(tmp_path):
     config = load(["configs/math_toy.yaml"], ["seed=7", "learner.lr=3e-5"])
     (tmp_path / "resolved.yaml").write_text(to_yaml(config))

@@ -108,7 +108,10 @@ def test_job_on_a_real_cluster_leaves_its_results_where_it_said(tmp_path):
         run_dir = tmp_path / "results"
         submit = [ray, "job", "submit", "--address", f"http://127.0.0.1:{dashboard}", "--working-dir", "."]
         run = [sys.executable, "-m", "orchestrator", "run", "configs/math_toy.yaml"]
-        extra = overrides(tmp_path, run_dir, "algorithm.steps=2", f"seed={port}")
+        extra = [
+            f"run_dir={run_dir}", "algorithm.steps=2", "algorithm.prompts_per_step=4",
+            "evaluation.sets=[{name: heldout, tasks: 4, kwargs: {split: heldout}}]",
+        ]  # fmt: skip
         result = subprocess.run(
             [*submit, "--", *run, *extra], env=environment, capture_output=True, text=True, timeout=600, check=False
         )
