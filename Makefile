@@ -38,10 +38,10 @@ define module
 	@$(PY) -m $(1) $(2) $(ARGS)
 endef
 
-demo: setup ## the main job on both toys: diagnosed, rejuvenated, trained (15 minutes); QUICK=1: the same way in 4
+demo: setup ## the main job on both toys: diagnosed, rejuvenated, trained; QUICK=1: the same way with a few steps
 	$(call module,examples.demo,$(if $(filter-out 0 no false,$(QUICK)),--quick))
 
-toy: setup ## rebuild the toys' base and SFT checkpoints from code alone, in build/toy; half an hour on two cores
+toy: setup ## rebuild the toys' base and SFT checkpoints from code alone, in build/toy
 	$(call module,examples.toy.build,--out build/toy/math --moderate)
 	$(call module,examples.toy.tool_build,--out build/toy/tool --moderate)
 
