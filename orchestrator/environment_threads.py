@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import math
 import queue
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 from configs.errors import ConfigError
 
 POLL_S = 0.05  # how often a wait looks for calls that are over their limit
+SMOOTHING = 0.02  # how much one call counts in what is usual
 
 
 @dataclass(slots=True)
@@ -37,6 +40,7 @@ class _Call:
         self.owner = owner
         self.call = call
         self.started: float | None = None  # None while it waits for a thread
+        self.seconds = 0.0
         self.over = False
         self.abandoned = False  # nobody waits for it any more
         self.value: Any = None
@@ -78,44 +82,55 @@ class EnvironmentThreads:
         self._threads = threads
         self._timeout_s = timeout_s
         self._queue: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
-        self._calls: list[_Call] = []
+        self._calls: dict[int, _Call] = {}  # those whose outcome nobody has yet
+        self._finished: deque[_Call] = deque()
         self._lock = threading.Lock()  # decides whether a call was over or abandoned first
         self._wake = threading.Event()
+        self._wake_at_each = False  # else when the last one is over: each wake-up costs a change of threads
         self._numbers = itertools.count()
+        self._usual_s = math.inf
         for _ in range(threads):
             self._add_thread()
 
     def start(self, owner: Any, call: Callable[[], Any]) -> None:
         """Queue `call`; its `Outcome` names `owner`."""
         entry = _Call(next(self._numbers), owner, call)
-        self._calls.append(entry)
+        self._calls[entry.number] = entry
         self._queue.put(entry)
 
-    def collect(self, *, wait_for_all: bool, wait_for_one: bool, deadline: float = float("inf")) -> list[Outcome]:
+    def collect(self, *, patience_s: float, wait_for_one: bool, deadline: float = math.inf) -> list[Outcome]:
         """Outcomes of the calls that are over, in the order in which the calls were started.
 
         Args:
-            wait_for_all: wait for every call.
-            wait_for_one: wait until at least one is over.
+            patience_s: wait for every call if, going by how long calls usually take, that is at most this long; and
+                then at most this long. `inf`: wait for every call; 0: for none.
+            wait_for_one: wait, however long, until at least one is over.
             deadline: time (`time.monotonic`) after which nothing is waited for, whatever is still under way.
 
         Raises:
             ConfigError: a call raised it.
         """
         outcomes: list[Outcome] = []
+        begun = time.monotonic()
+        wait_for_all = patience_s == math.inf or len(self._calls) * self._usual_s / self._threads <= patience_s
         while True:
             self._wake.clear()
             outcomes += self._over() + self._overdue()
+            now = time.monotonic()
+            wait_for_all = wait_for_all and now - begun < patience_s
             enough = not self._calls or not (wait_for_all or (wait_for_one and not outcomes))
-            if enough or time.monotonic() >= deadline:
+            if enough or now >= deadline:
                 return sorted(outcomes, key=lambda outcome: outcome.number)
-            self._wake.wait(POLL_S)
+            self._wake_at_each = not wait_for_all
+            if not self._finished:  # else one ended before it could know that it is to wake
+                self._wake.wait(min(POLL_S, begun + patience_s - now) if wait_for_all else POLL_S)
 
     def forget(self) -> None:
         """Drop all calls; threads that still run one are left behind."""
-        for entry in self._calls:
+        for entry in self._calls.values():
             self._abandon(entry)
         self._calls.clear()
+        self._finished.clear()
 
     def close(self) -> None:
         """Drop all calls and end the threads; does not wait for those that hang."""
@@ -124,11 +139,14 @@ class EnvironmentThreads:
             self._queue.put(None)
 
     def _over(self) -> list[Outcome]:
-        over: list[_Call] = []
-        open_calls: list[_Call] = []
-        for entry in self._calls:  # one look at each: threads go on meanwhile
-            (over if entry.over else open_calls).append(entry)
-        self._calls = open_calls
+        over = []
+        while self._finished:
+            entry = self._finished.popleft()
+            if self._calls.pop(entry.number, None) is None:
+                continue
+            usual_s = entry.seconds if self._usual_s == math.inf else self._usual_s
+            self._usual_s = usual_s + SMOOTHING * (entry.seconds - usual_s)
+            over.append(entry)
         return [entry.outcome() for entry in over]
 
     def _overdue(self) -> list[Outcome]:
@@ -136,10 +154,11 @@ class EnvironmentThreads:
         now = time.monotonic()
         late = [
             entry
-            for entry in self._calls
+            for entry in self._calls.values()
             if entry.started is not None and now - entry.started > self._timeout_s and self._abandon(entry)
         ]
-        self._calls = [entry for entry in self._calls if not entry.abandoned] if late else self._calls
+        for entry in late:
+            del self._calls[entry.number]
         message = f"the environment took longer than rollout.step_timeout_s = {self._timeout_s:g} s"
         return [Outcome(entry.number, entry.owner, failure=("timed_out", message)) for entry in late]
 
@@ -164,9 +183,11 @@ class EnvironmentThreads:
                     continue
                 entry.started = time.monotonic()
             entry.run()
+            entry.seconds = time.monotonic() - entry.started
             with self._lock:
                 entry.over = True
-                left_behind = entry.abandoned
-            if left_behind:
-                return
-            self._wake.set()
+                if entry.abandoned:
+                    return
+                self._finished.append(entry)
+                if self._wake_at_each or len(self._finished) >= len(self._calls):
+                    self._wake.set()

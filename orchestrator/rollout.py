@@ -1,14 +1,17 @@
 """Rollout worker: one engine, many episodes at once.
 
 The engine decodes in this thread; environments are made, reset and stepped in a pool of threads, so that a slow tool
-stalls its own episode only. With `deterministic` every environment is waited for before the engine goes on: the engine
-then sees the same batches in each run, which exact resume of multi-turn tasks needs.
+stalls its own episode only. Environments that answer at once are waited for between two steps of an engine in this
+process: they would hold up its step by more than that if they ran beside it. With `deterministic` every environment is
+waited for before the engine goes on: the engine then sees the same batches in each run, which exact resume of
+multi-turn tasks needs.
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -24,6 +27,9 @@ from orchestrator.transport import Transport, receive
 from policies.engine import Engine
 from policies.rendering import load_renderer
 from policies.trajectory import Trajectory
+
+PATIENCE = 0.25
+"""Longest wait for environments that answer at once, as a share of the engine's last step."""
 
 
 class RolloutWorker:
@@ -108,17 +114,22 @@ class EpisodeBatch:
         """Alternate between the engine and the environments until all episodes are over."""
         deadline = time.monotonic() + self.config.timeout_s
         threads = self.worker.threads
+        step_s = 0.0
         for episode in self.episodes:
             threads.start(episode, episode.begin)
         try:
             while self.open:
+                patience_s = math.inf if self.config.deterministic else PATIENCE * step_s
                 for outcome in threads.collect(
-                    wait_for_all=self.config.deterministic, wait_for_one=not self.decoding, deadline=deadline
+                    patience_s=patience_s, wait_for_one=not self.decoding, deadline=deadline
                 ):
                     self._take(outcome)
                 if self.open and time.monotonic() > deadline:
                     raise RuntimeError(self._late())
-                for generation in self.worker.engine.step() if self.decoding else ():
+                begun = time.monotonic()
+                generations = self.worker.engine.step() if self.decoding else []
+                step_s = time.monotonic() - begun if self.worker.engine.in_process else 0.0
+                for generation in generations:
                     episode = self.decoding.pop(generation.request_id)
                     episode.accept(generation)
                     threads.start(episode, episode.advance)

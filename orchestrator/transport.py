@@ -61,9 +61,6 @@ class InProcessTransport:
         return handle
 
 
-TRANSPORTS = {"ray": ObjectStoreTransport, "inline": InProcessTransport}
-
-
 def publish(transport: Transport, named: Iterable[tuple[str, Any]], bucket_bytes: int, version: int) -> list[Any]:
     """Pack tensors into buckets of at most `bucket_bytes` and put each: the handles, in order."""
     return [transport.put(bucket) for bucket in pack(named, bucket_bytes, version)]

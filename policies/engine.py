@@ -84,12 +84,15 @@ class Engine:
         self.model_dir = str(model_dir)
         self.log_path = None if log_path is None else Path(log_path)
         self.policy_version = 0 if load_weights else -1
-        self._in_process = config.device == "cpu" if in_process is None else in_process
+        self.in_process = config.device == "cpu" if in_process is None else in_process
+        """Whether `step` computes in this process."""
         self._stop_token_ids = sorted({*end_of_turn_ids(self.model_dir), *stop_token_ids})
         self._shapes = checkpoint_shapes(self.model_dir)
         self._failure: str | None = None
-        set_environment(config, in_process=self._in_process, log_path=self.log_path)
+        set_environment(config, in_process=self.in_process, log_path=self.log_path)
         self._vllm = _start(config, self.model_dir, load_weights)
+        gc.collect()
+        gc.freeze()  # the collector need not look through all of vLLM again and again while tokens are sampled
 
     # Generation
 
@@ -192,7 +195,7 @@ class Engine:
         parts = [list(bucket) for bucket in buckets]
         check_complete((pair for part in parts for pair in part), self._shapes, version)
         try:
-            weight_transfer.send(self._vllm, parts, version, in_process=self._in_process)
+            weight_transfer.send(self._vllm, parts, version, in_process=self.in_process)
         except Exception as error:
             self._failure = f"its update to version {version} failed half-way: {error}"
             raise
@@ -222,8 +225,9 @@ class Engine:
         if vllm_engine is not None:
             vllm_engine.engine_core.shutdown()
             del vllm_engine
-            if self._in_process:
+            if self.in_process:
                 cleanup_dist_env_and_memory()
+            gc.unfreeze()
             gc.collect()
 
     def _sampling_params(self, request: GenerationRequest, max_tokens: int) -> Any:

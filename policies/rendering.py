@@ -2,10 +2,14 @@
 
 A conversation is a sequence of segments: a prompt, a sampled turn, what the environment added, a sampled turn, ...
 Each segment is tokenized by itself, once, in training data as in rollouts, so that both see the same ids.
+
+Only the template writes special tokens. Where a message spells one (a web page that says `<|im_end|>`), those
+characters are tokenized as text, so that what a tool or a user says can neither end a turn nor begin one.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +19,8 @@ from configs.errors import ConfigError
 Message = dict[str, Any]
 FIELD = "the tokenizer's chat template"
 PROBE = "x1y"  # the content of the probing conversation; any template passes such text through unchanged
+OPEN, CLOSE = "\ufdd0", "\ufdd1"  # Unicode noncharacters around the number of a spelled special token, while rendering
+MARK = re.compile(f"{OPEN}([0-9]+){CLOSE}")
 
 
 class Renderer:
@@ -26,13 +32,28 @@ class Renderer:
         tokenizer: a Hugging Face tokenizer with a chat template.
 
     Raises:
-        ConfigError: there is no chat template, or turns cannot be told apart in what it renders.
+        ConfigError: there is no chat template, or turns cannot be told apart in what it renders, or the tokenizer is
+            not one of the `tokenizers` library.
     """
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
         if not tokenizer.chat_template:
             raise ConfigError(FIELD, "must be set", None, "Add chat_template.jinja to the checkpoint directory.")
+        if not getattr(tokenizer, "is_fast", False):
+            raise ConfigError(
+                "the tokenizer",
+                "must be one of the tokenizers library",
+                type(tokenizer).__name__,
+                "Add tokenizer.json to the checkpoint directory.",
+            )
+        # Used directly: the tokenizer's own methods take several times as long for a segment of some tokens.
+        self._backend = tokenizer.backend_tokenizer
+        self._as_text = type(self._backend).from_str(self._backend.to_str())
+        self._as_text.encode_special_tokens = True
+        special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
+        self._spelled = [OPEN, *sorted(special, key=len, reverse=True)]
+        self._pattern = re.compile("|".join(map(re.escape, self._spelled)))
         self._closing = self._probe_closing()
         self.end_of_turn_id: int = self._tokenize(self._closing)[0]
         """Id of the token that ends an assistant turn: sampled by the policy, mask 1."""
@@ -70,7 +91,7 @@ class Renderer:
 
     def parse(self, token_ids: Sequence[int]) -> str:
         """Return the text of a sampled turn without its end-of-turn token and other special tokens."""
-        return self.tokenizer.decode(list(token_ids), skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return self._backend.decode(list(token_ids), skip_special_tokens=True)
 
     def training_example(
         self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None
@@ -147,14 +168,34 @@ class Renderer:
         generation_prompt: bool = False,
     ) -> str:
         return self.tokenizer.apply_chat_template(
-            list(messages),
+            [self._marked(message) for message in messages],
             tools=list(tools) if tools else None,
             tokenize=False,
             add_generation_prompt=generation_prompt,
         )
 
+    def _marked(self, value: Any) -> Any:
+        """Replace what spells a special token by a mark that the template passes through."""
+        if isinstance(value, str):
+            return self._pattern.sub(lambda found: f"{OPEN}{self._spelled.index(found[0])}{CLOSE}", value)
+        if isinstance(value, dict):
+            return {key: self._marked(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return [self._marked(item) for item in value]
+        return value
+
     def _tokenize(self, text: str) -> list[int]:
-        return self.tokenizer.encode(text, add_special_tokens=False)
+        """Tokenize what the template rendered: its special tokens as such, marked ones as the text they stand for."""
+        if OPEN not in text:
+            return self._backend.encode(text, add_special_tokens=False).ids
+        token_ids: list[int] = []
+        for number, part in enumerate(MARK.split(text)):  # between the marks, a mark's number, between the marks, ...
+            spelled = number % 2 == 1
+            encoded = (self._as_text if spelled else self._backend).encode(
+                self._spelled[int(part)] if spelled else part, add_special_tokens=False
+            )
+            token_ids += encoded.ids
+        return token_ids
 
 
 def load_renderer(model_dir: str | Path) -> Renderer:

@@ -52,6 +52,8 @@ class FakeRenderer:
 class FakeEngine:
     """Answers every request with "a" and the end of turn, `per_step` requests a step, the newest first."""
 
+    in_process = True
+
     def __init__(self, per_step: int = 2, version: int = 3) -> None:
         self.per_step = per_step
         self.version = version

@@ -1,3 +1,4 @@
+import math
 import subprocess
 import sys
 import threading
@@ -11,7 +12,7 @@ from tests.orchestrator.fakes import takes_less_than
 
 
 def collect_all(threads):
-    return threads.collect(wait_for_all=True, wait_for_one=True)
+    return threads.collect(patience_s=math.inf, wait_for_one=True)
 
 
 def test_outcomes_come_in_the_order_of_the_calls_however_they_end():
@@ -81,10 +82,31 @@ def test_without_waiting_only_what_is_over_comes():
     threads = EnvironmentThreads(2, timeout_s=30)
     threads.start("hangs", hang.wait)
     threads.start("quick", lambda: 1)
-    assert [o.owner for o in threads.collect(wait_for_all=False, wait_for_one=True)] == ["quick"]
-    assert threads.collect(wait_for_all=False, wait_for_one=False) == []
+    assert [o.owner for o in threads.collect(patience_s=0, wait_for_one=True)] == ["quick"]
+    assert threads.collect(patience_s=0, wait_for_one=False) == []
     hang.set()
     assert [o.owner for o in collect_all(threads)] == ["hangs"]
+
+
+def test_short_calls_are_waited_for_and_long_ones_are_not():
+    threads = EnvironmentThreads(2, timeout_s=30)
+
+    def start(seconds, count):
+        for owner in range(count):
+            threads.start(owner, lambda: time.sleep(seconds))
+
+    start(0.001, 200)
+    assert len(collect_all(threads)) == 200  # calls are usually short
+    start(0.001, 20)
+    assert len(threads.collect(patience_s=20, wait_for_one=False)) == 20
+    start(0.3, 20)
+    with takes_less_than(2.5):  # of 3 s in all
+        assert len(threads.collect(patience_s=0.1, wait_for_one=False)) < 20
+    collect_all(threads)
+    start(0.3, 2)
+    with takes_less_than(0.25):  # by now they are known to be long
+        assert threads.collect(patience_s=0.05, wait_for_one=False) == []
+    assert len(threads.collect(patience_s=0.05, wait_for_one=True)) >= 1
 
 
 def test_deadline_ends_the_wait_before_the_calls_do():
@@ -92,7 +114,7 @@ def test_deadline_ends_the_wait_before_the_calls_do():
     threads = EnvironmentThreads(2, timeout_s=60)
     threads.start("hangs", hang.wait)
     with takes_less_than(20):
-        assert threads.collect(wait_for_all=True, wait_for_one=True, deadline=time.monotonic() + 0.1) == []
+        assert threads.collect(patience_s=math.inf, wait_for_one=True, deadline=time.monotonic() + 0.1) == []
     hang.set()
 
 
@@ -101,7 +123,7 @@ def test_forgotten_calls_neither_run_nor_return():
     threads = EnvironmentThreads(1, timeout_s=30)
     threads.start("hangs", hang.wait)
     threads.start("queued", lambda: ran.append(1))
-    while threads._calls[0].started is None:
+    while next(iter(threads._calls.values())).started is None:
         time.sleep(0.001)
     threads.forget()
     threads.start("next", lambda: 5)
@@ -115,7 +137,7 @@ def test_a_hanging_environment_does_not_keep_the_process_from_ending():
         "import threading\nfrom orchestrator.environment_threads import EnvironmentThreads\n"
         "threads = EnvironmentThreads(1, timeout_s=0.2)\n"
         "threads.start('a', threading.Event().wait)\n"
-        "print(threads.collect(wait_for_all=True, wait_for_one=True)[0].failure[0])\n"
+        "print(threads.collect(patience_s=float('inf'), wait_for_one=True)[0].failure[0])\n"
         "threads.close()\n"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)

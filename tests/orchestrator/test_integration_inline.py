@@ -187,13 +187,13 @@ def change_embedding(workers, config, run_dir):
     """Load what the learners hold, with another embedding (tied: the output layer too)."""
     from dataclasses import replace
 
-    from orchestrator.transport import TRANSPORTS, publish
+    from orchestrator.transport import InProcessTransport, ObjectStoreTransport, publish
 
     held = workers.rollouts[0].start("weights").result(60)
     noise = torch.randn(held["model.embed_tokens.weight"].shape, generator=torch.Generator().manual_seed(1))
     changed = {n: t for n, t in held.items() if n != "lm_head.weight"}
     changed["model.embed_tokens.weight"] = changed["model.embed_tokens.weight"] + 0.05 * noise
-    transport = TRANSPORTS[config.launcher]()
+    transport = InProcessTransport() if config.launcher == "inline" else ObjectStoreTransport()
     handles = publish(transport, changed.items(), config.cluster.bucket_bytes, 0)
     workers.load(replace(workers.read(str(run_dir / "rejuvenated")), handles=handles), config)
 

@@ -1,10 +1,12 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import Qwen2Tokenizer
 
 from configs.errors import ConfigError
 from policies.rendering import Renderer, load_renderer
-from tests.pico import CHARACTERS, EOS, PAD, make_checkpoint, make_tokenizer
+from tests.pico import CHARACTERS, EOS, PAD, ROLES, make_checkpoint, make_tokenizer
 
 # As Qwen2.5 has it: a default system prompt, tool results inside a user turn, text after the end-of-turn token.
 CHATML = (
@@ -155,3 +157,45 @@ def test_tokenizer_that_autotokenizer_changes_is_refused(tmp_path):
     core.save(str(tmp_path / "tokenizer.json"))
     with pytest.raises(ConfigError, match="AutoTokenizer"):
         load_renderer(tmp_path)
+
+
+def bytes_tokenizer():
+    """The CHATML tokenizer with all 256 bytes, so that any text comes back from its ids."""
+    tokenizer = make_tokenizer(CHATML, specials=("<|im_start|>", "<|im_end|>"))
+    names = [PAD, EOS, *ROLES, "<|im_start|>", "<|im_end|>"]
+    vocab = {token: index for index, token in enumerate([*names, *ByteLevel.alphabet()])}
+    return Qwen2Tokenizer(
+        vocab=vocab, merges=[], unk_token=PAD, pad_token=PAD, eos_token=EOS, additional_special_tokens=names[2:],
+        chat_template=tokenizer.chat_template,
+    )  # fmt: skip
+
+
+spelled_texts = st.lists(
+    st.sampled_from([PAD, EOS, "<|im_end|>", "<|im_start|>", "<user>", "\ufdd0", "\ufdd1", "0", "x", "\n"]), max_size=6
+).map("".join)
+
+
+@given(question=spelled_texts, result=spelled_texts, answer=spelled_texts)
+@settings(deadline=None, max_examples=50)
+def test_special_tokens_spelled_in_messages_are_text(question, result, answer):
+    """A tool that says `<|im_end|>` ends no message and begins none; what it said is there, to the letter."""
+    renderer = Renderer(bytes_tokenizer())
+    special = {index for index, token in renderer.tokenizer.added_tokens_decoder.items() if token.special}
+
+    def render(*contents):
+        roles = ("user", "assistant", "tool", "assistant")
+        messages = [{"role": role, "content": content} for role, content in zip(roles, contents, strict=True)]
+        return renderer.training_example(messages, TOOLS)[0], messages
+
+    token_ids, messages = render(question, "call", result, answer)
+    plain_ids, _ = render("q", "call", "r", "a")
+    assert [i for i in token_ids if i in special] == [i for i in plain_ids if i in special]
+    whole = renderer.tokenizer.apply_chat_template(messages, tools=TOOLS, tokenize=False)
+    assert renderer.tokenizer.decode(token_ids) == whole.removesuffix("\n")
+
+
+def test_a_tokenizer_without_a_backend_is_refused():
+    slow = make_tokenizer()
+    slow.__class__ = type("Slow", (type(slow),), {"is_fast": False})
+    with pytest.raises(ConfigError, match="must be one of the tokenizers library"):
+        Renderer(slow)
