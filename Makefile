@@ -42,8 +42,8 @@ demo: setup ## the main job on both toys: diagnosed, rejuvenated, trained; QUICK
 	$(call module,examples.demo,$(if $(filter-out 0 no false,$(QUICK)),--quick))
 
 toy: setup ## rebuild the toys' base and SFT checkpoints from code alone, in build/toy
-	$(call module,examples.toy.build,--out build/toy/math --moderate)
-	$(call module,examples.toy.tool_build,--out build/toy/tool --moderate)
+	$(call module,examples.toy.build,math --out build/toy/math)
+	$(call module,examples.toy.build,tool --out build/toy/tool)
 
 study-math: setup ## every arm on the math toy over several seeds, with intervals; resumable; hours
 	$(call module,examples.study,math)

@@ -104,6 +104,7 @@ def row(what: str, size: str, ours: list, limit: list, required: float) -> dict[
     tokens = {count for count, _ in [*ours, *limit]}
     best = max(count / seconds for count, seconds in ours)
     bound = max(count / seconds for count, seconds in limit)
+    print(f"{what}, {size}: {best / bound:.2f} of bare ({required:.2f} required)", flush=True)
     return {
         "what": what,
         "size": size,

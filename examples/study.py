@@ -17,7 +17,7 @@ import numpy as np
 from rich.console import Console as RichConsole
 
 from examples.arms import ARMS, arm_config, run_arm
-from examples.toy.moderate import ensure_moderate
+from examples.toy.ladder import ensure_moderate
 from orchestrator.bootstrap import Interval, interval
 from orchestrator.compare import Arm, change, per_task, plot
 from orchestrator.console import Console

@@ -44,12 +44,12 @@ class JsonlLogger:
 
 
 class TensorBoardLogger:
-    """TensorBoard event files."""
+    """TensorBoard event files; what an interrupted run logged after the checkpoint it resumes from is not shown."""
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, last_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(run_dir / "tensorboard"))
+        self._writer = SummaryWriter(str(run_dir / "tensorboard"), purge_step=last_step + 1 if last_step else None)
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:
         """Add one scalar per figure."""
@@ -62,12 +62,12 @@ class TensorBoardLogger:
 
 
 class Loggers:
-    """All loggers of a run."""
+    """All loggers of a run that goes on after training step `last_step`."""
 
-    def __init__(self, config: LoggingConfig, run_dir: Path) -> None:
+    def __init__(self, config: LoggingConfig, run_dir: Path, last_step: int = 0) -> None:
         self._loggers: list[Logger] = [JsonlLogger(run_dir)]
         if config.tensorboard:
-            self._loggers.append(TensorBoardLogger(run_dir))
+            self._loggers.append(TensorBoardLogger(run_dir, last_step))
         self._warned: set[str] = set()
 
     def log(self, step: int, figures: Mapping[str, float]) -> None:

@@ -118,16 +118,22 @@ def write_atomic(path: Path, text: str) -> None:
 def set_aside_after(path: Path, step: int) -> None:
     """Before a resume: evaluations and trajectories after the checkpoint move to superseded/, to be made again.
 
-    Nothing in superseded/ is overwritten: what is set aside once more gets a number.
+    So does the final policy of a run that is made longer. Nothing in superseded/ is overwritten: what is set aside once
+    more gets a number.
     """
+    if (path / "final").is_dir():
+        _set_aside(path / "final", path / SUPERSEDED)
     for folder, pattern in (("evaluations", "step_*.json"), ("trajectories", "step_*.jsonl")):
-        aside = path / SUPERSEDED / folder
         for file in sorted((path / folder).glob(pattern)):
             if step_of(file) > step:
-                aside.mkdir(parents=True, exist_ok=True)
-                numbered = (f"{file.stem}.{n}{file.suffix}" for n in itertools.count(2))
-                names = itertools.chain([file.name], numbered)
-                os.replace(file, next(aside / name for name in names if not (aside / name).exists()))
+                _set_aside(file, path / SUPERSEDED / folder)
+
+
+def _set_aside(source: Path, aside: Path) -> None:
+    aside.mkdir(parents=True, exist_ok=True)
+    numbered = (f"{source.stem}.{n}{source.suffix}" for n in itertools.count(2))
+    names = itertools.chain([source.name], numbered)
+    os.replace(source, next(aside / name for name in names if not (aside / name).exists()))
 
 
 def step_of(path: Path) -> int:

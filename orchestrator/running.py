@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -79,9 +78,7 @@ def run_on(config: RunConfig, workers: Workers, run_dir: Path, console: Console)
     """
     workers.check_fits(config)
     parcel, state = start_policy(config, workers, run_dir, console)
-    final = run_dir / "final"
-    shutil.rmtree(final, ignore_errors=True)  # of this run before it was resumed to go on longer: no longer the newest
-    recorded = loggers.Loggers(config.logging, run_dir)
+    recorded = loggers.Loggers(config.logging, run_dir, state.step)
     try:
         if state.step == 0:
             with console.stage("evaluated before RL"):
@@ -92,7 +89,7 @@ def run_on(config: RunConfig, workers: Workers, run_dir: Path, console: Console)
     finally:
         console.end()
         recorded.close()
-    workers.export(str(final), parcel.files)
+    workers.export(str(run_dir / "final"), parcel.files)
     return Result(run_dir, state, parcel.report)
 
 

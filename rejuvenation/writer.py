@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import glob
 import os
 import shutil
 import tempfile
@@ -43,10 +45,19 @@ Rows = Callable[[str, int, int], torch.Tensor]
 
 @contextmanager
 def atomic_directory(out_dir: Path) -> Iterator[Path]:
-    """Yield a temporary sibling of `out_dir` that takes its name at the end, or is removed if anything fails."""
+    """Yield a temporary sibling of `out_dir` that takes its name at the end, or is removed if anything fails.
+
+    Siblings that killed processes left are removed first: a process holds a lock on its own.
+    """
     parent = out_dir.resolve().parent
     parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}.partial-", dir=parent))
+    prefix = f".{out_dir.name}.partial-"
+    for left in parent.glob(glob.escape(prefix) + "*"):
+        if (lock := _lock(left)) is not None:
+            shutil.rmtree(left, ignore_errors=True)
+            os.close(lock)
+    partial = Path(tempfile.mkdtemp(prefix=prefix, dir=parent))
+    held = _lock(partial)
     try:
         yield partial
         partial.chmod(0o777 & ~_umask())
@@ -58,6 +69,9 @@ def atomic_directory(out_dir: Path) -> Iterator[Path]:
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
+    finally:
+        if held is not None:
+            os.close(held)
 
 
 def write_checkpoint(directory: Path, like: CheckpointReader, rows: Rows) -> dict[str, str]:
@@ -122,6 +136,20 @@ def _fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _lock(directory: Path) -> int | None:
+    """Lock a directory for as long as the descriptor returned is open; None where another process has it."""
+    try:
+        descriptor = os.open(directory, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        return None
+    return descriptor
 
 
 def _umask() -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 from pathlib import Path
 
 import pytest
@@ -9,8 +11,14 @@ import pytest
 from configs.checkpoint import check_model, read_config
 from configs.loader import load
 from envs.registry import make
+from envs.splits import split_of
 from examples.arms import ARMS, TASKS, arm_config
-from policies.rendering import load_renderer
+from examples.toy import math_documents
+from examples.toy.ladder import LADDERS, demonstrations, ensure_moderate
+from examples.toy.pretrain import PRETRAININGS
+from examples.toy.tokenizer import build_tokenizer
+from examples.toy.training import IGNORED, collate, pooled_batches
+from policies.rendering import Renderer, load_renderer
 
 TOY = Path("examples/toy")
 CHECKPOINTS = [TOY / task / name for task in ("math", "tool") for name in ("base", "sft_over")]
@@ -62,3 +70,34 @@ def test_a_tool_call_is_three_tokens():
     ids = renderer.tokenizer(call)["input_ids"]
     assert len(ids) == 3
     assert renderer.parse(ids) == call
+
+
+def test_no_document_of_the_base_is_a_problem_that_evaluations_ask():
+    rng = random.Random(3)
+    problems = {math_documents.document(rng)[0]["content"] for _ in range(300)}
+    assert {split_of(problem) for problem in problems} == {"train"}
+
+
+@pytest.mark.parametrize("task", LADDERS)
+def test_training_reads_the_assistant_and_nothing_else(task):
+    recipe = PRETRAININGS[task]
+    renderer = Renderer(build_tokenizer())
+    documents = list(itertools.islice(pooled_batches(recipe.document, recipe.length, 8, seed=1, pool=2), 3))
+    for conversations in (*documents, demonstrations(LADDERS[task])[:8]):
+        token_ids, targets = collate(renderer, conversations)
+        for row, messages in enumerate(conversations):
+            said = "".join(m["content"] + "<|im_end|>" for m in messages if m["role"] == "assistant")
+            assert renderer.tokenizer.decode(targets[row][targets[row] != IGNORED]) == said
+            assert (token_ids[row][targets[row] != IGNORED] == targets[row][targets[row] != IGNORED]).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", LADDERS)
+def test_moderate_checkpoint_is_built_once_from_the_shipped_base(task, tmp_path):
+    directory = ensure_moderate(task, tmp_path / "mod")
+    assert read_config("model", str(directory)) == read_config("model", str(TOY / task / "base"))
+    written = (directory / "model.safetensors").read_bytes()
+    assert written != (TOY / task / "base" / "model.safetensors").read_bytes()
+    before = (directory / "model.safetensors").stat().st_mtime_ns
+    assert ensure_moderate(task, directory) == directory
+    assert (directory / "model.safetensors").stat().st_mtime_ns == before

@@ -1,74 +1,88 @@
-"""The math toy's SFT ladder: one run on few, easy problems; an early checkpoint is Mod, the last one is Over."""
+"""The toys' SFT ladders: one run each on few, easy tasks; an early checkpoint is Mod, the last one is Over."""
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from envs.arithmetic import ArithmeticEnv
+from envs.registry import make
 from examples.toy.checkpoint import load_model, save_checkpoint
 from examples.toy.tokenizer import build_tokenizer
-from examples.toy.training import Pair, train
+from examples.toy.training import Conversation, shuffled_passes, train
+from policies.rendering import Renderer
 
-MODERATE_STEPS = 20
-OVER_STEPS = 800
-EXAMPLES = 32
+HERE = Path(__file__).parent
 BATCH_SIZE = 32
-LEARNING_RATE = 2e-3
-WARMUP_STEPS = 100
-PROBLEMS = {"operations_min": 2, "operations_max": 2, "operand_max": 20}
 
 
-def demonstrations(count: int, seed: int) -> list[Pair]:
-    """Return the environment's own expert answers to `count` problems of its train split."""
-    environment = ArithmeticEnv(**PROBLEMS, split="train", seed=seed)
-    pairs = []
-    for index in range(count):
-        environment.reset(options={"task": environment.task(index)})
+@dataclass(frozen=True, slots=True)
+class Ladder:
+    """One SFT run: the environment's own expert on a few tasks, over and over; after a warm-up the rate is constant."""
+
+    environment: str
+    kwargs: dict[str, Any]
+    """How easy the tasks are."""
+    examples: int
+    learning_rate: float
+    warmup_steps: int = 1
+    betas: tuple[float, float] = (0.9, 0.999)
+    seed: int = 0
+    """Of the tasks and their order."""
+    rungs: dict[str, int] = field(default_factory=lambda: {"sft_mod": 20, "sft_over": 800})
+    """Name of the checkpoint -> optimizer steps before it."""
+
+
+LADDERS = {
+    "math": Ladder(
+        "rejuvenate/Arithmetic-v0", {"operations_min": 2, "operations_max": 2, "operand_max": 20}, 32, 2e-3, 100
+    ),
+    "tool": Ladder("rejuvenate/Lookup-v0", {"hops_min": 1, "hops_max": 2}, 64, 1e-3, betas=(0.9, 0.98), seed=1000),
+}
+
+
+def demonstrations(ladder: Ladder) -> list[Conversation]:
+    """Return the environment's own expert on the ladder's tasks, all of the train split."""
+    environment: Any = make(ladder.environment, {**ladder.kwargs, "split": "train", "seed": ladder.seed}).unwrapped
+    conversations = []
+    for index in range(ladder.examples):
+        environment.reset(options={"index": index})
         messages = environment.demonstration()
         assert messages is not None
-        user, assistant = messages
-        pairs.append((user["content"], assistant["content"]))
-    return pairs
+        conversations.append(messages)
+    return conversations
 
 
-def shuffled_passes(pairs: list[Pair], size: int, seed: int) -> Iterator[list[Pair]]:
-    """Yield batches from shuffled passes over the data, without end."""
-    rng = random.Random(seed)
-    left: list[Pair] = []
-    while True:
-        if len(left) < size:
-            left += rng.sample(pairs, len(pairs))
-        yield left[:size]
-        left = left[size:]
-
-
-def climb(base: Path, rungs: dict[int, Path], seed: int = 0) -> None:
-    """Fine-tune the base checkpoint and export every rung; after a warm-up the learning rate is constant.
+def climb(task: str, base: Path, rungs: dict[str, Path]) -> None:
+    """Fine-tune a base checkpoint and export rungs on the way.
 
     Args:
+        task: `math` or `tool`.
         base: the base checkpoint's directory.
-        rungs: optimizer steps -> the directory that the checkpoint after so many steps goes to.
-        seed: of the problems and their order; all rungs of one seed are points of the same run.
+        rungs: name of a rung -> the directory that its checkpoint goes to; the run ends with the last of them.
     """
+    ladder = LADDERS[task]
+    exports = {ladder.rungs[name]: directory for name, directory in rungs.items()}
     model = load_model(base)
 
     def export(step: int) -> None:
-        if step in rungs:
-            save_checkpoint(model, rungs[step])
+        if step in exports:
+            save_checkpoint(model, exports[step])
 
     train(
         model,
-        build_tokenizer(),
-        shuffled_passes(demonstrations(EXAMPLES, seed), BATCH_SIZE, seed),
-        steps=max(rungs),
-        learning_rate=lambda step: LEARNING_RATE * min(1.0, step / WARMUP_STEPS),
+        Renderer(build_tokenizer()),
+        shuffled_passes(demonstrations(ladder), BATCH_SIZE, ladder.seed),
+        steps=max(exports),
+        learning_rate=lambda step: ladder.learning_rate * min(1.0, step / ladder.warmup_steps),
+        betas=ladder.betas,
         after_step=export,
-        label="sft",
+        label=f"{task}, SFT:",
     )
 
 
-def build_moderate(base: Path, directory: Path) -> None:
-    """Rebuild Mod, which does not ship, from the shipped base checkpoint: a few seconds on two cores."""
-    climb(base, {MODERATE_STEPS: directory})
+def ensure_moderate(task: str, directory: Path) -> Path:
+    """Build Mod, which does not ship, from the shipped base in seconds, unless it is there; returns `directory`."""
+    if not (directory / "model.safetensors").is_file():
+        climb(task, HERE / task / "base", {"sft_mod": directory})
+    return directory

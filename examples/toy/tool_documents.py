@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import itertools
 import random
-from collections.abc import Iterator
 from typing import TypeVar
 
 from envs.lookup import LETTERS
@@ -53,23 +52,6 @@ def document(rng: random.Random) -> list[Message]:
         text = format_hermes("lookup", {"key": key}) if call == "hermes" else call.format(key)
         messages += [{"role": "assistant", "content": text}, {"role": "tool", "content": value}]
     return [*messages, {"role": "assistant", "content": answer.format(path[-1])}]
-
-
-def batches(seed: int, size: int, pool: int = 16) -> Iterator[list[list[Message]]]:
-    """Yield batches of conversations of similar length, without end, so that little is padded.
-
-    Args:
-        seed: of the documents and their order.
-        size: documents per batch.
-        pool: batches drawn together, sorted by length, cut and shuffled.
-    """
-    rng = random.Random(seed)
-    while True:
-        documents = sorted((document(rng) for _ in range(size * pool)), key=len)
-        order = list(range(pool))
-        rng.shuffle(order)
-        for index in order:
-            yield documents[index * size : (index + 1) * size]
 
 
 def _draw(rng: random.Random, shares: dict[Drawn, float]) -> Drawn:

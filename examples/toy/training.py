@@ -1,23 +1,26 @@
-"""One plain next-token training loop on prompt-answer pairs, for the toy's base model and for its SFT ladder."""
+"""One plain next-token training loop on conversations, for the toys' base models and their SFT ladders."""
 
 from __future__ import annotations
 
+import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 import torch.nn.functional as F
-from transformers import PreTrainedTokenizerFast, Qwen2ForCausalLM
+from transformers import Qwen2ForCausalLM
 
-Pair = tuple[str, str]
-"""The user's text and the assistant's."""
+from envs.spaces import Message
+from policies.rendering import Renderer
+
+Conversation = list[Message]
 IGNORED = -100
 
 
 def train(
     model: Qwen2ForCausalLM,
-    tokenizer: PreTrainedTokenizerFast,
-    batches: Iterator[list[Pair]],
+    renderer: Renderer,
+    batches: Iterator[list[Conversation]],
     *,
     steps: int,
     learning_rate: Callable[[int], float],
@@ -26,12 +29,12 @@ def train(
     after_step: Callable[[int], None] = lambda step: None,
     label: str = "",
 ) -> None:
-    """Train in place with AdamW; the loss is on the assistant's tokens and the end of its turn.
+    """Train in place with AdamW; the loss is on the assistant's tokens and the end of its turns.
 
     Args:
         model: float32.
-        tokenizer: renders the pairs through its chat template.
-        batches: one list of pairs per optimizer step.
+        renderer: of the model's tokenizer.
+        batches: one list of conversations per optimizer step.
         steps: optimizer steps.
         learning_rate: step, counted from 1 -> learning rate.
         betas: of AdamW.
@@ -41,39 +44,74 @@ def train(
     """
     parameters = list(model.parameters())
     optimizer = torch.optim.AdamW(parameters, betas=betas, weight_decay=weight_decay)
-    started = time.monotonic()
+    started, losses = time.monotonic(), []
     for step in range(1, steps + 1):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step)
-        token_ids, targets = collate(tokenizer, next(batches))
-        hidden = model.model(input_ids=token_ids).last_hidden_state[:, :-1]
+        token_ids, targets = collate(renderer, next(batches))
+        hidden = model.model(input_ids=token_ids, use_cache=False).last_hidden_state[:, :-1]
         scored = targets[:, 1:] != IGNORED
         loss = F.cross_entropy(model.lm_head(hidden[scored]), targets[:, 1:][scored])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
         optimizer.zero_grad()
+        losses.append(loss.item())
         after_step(step)
         if step % 50 == 0 or step == steps:
-            print(f"{label} step {step}/{steps} loss {loss.item():.5f} {time.monotonic() - started:.0f} s", flush=True)
+            mean = sum(losses) / len(losses)
+            print(f"{label} step {step}/{steps} loss {mean:.6f} {time.monotonic() - started:.0f} s", flush=True)
+            losses = []
 
 
-def collate(tokenizer: PreTrainedTokenizerFast, pairs: list[Pair]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Render pairs into padded token ids and targets.
+def collate(renderer: Renderer, conversations: Sequence[Conversation]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Render conversations into padded token ids and targets.
 
     Returns:
-        token_ids: [B, T] int64, padded on the right.
+        token_ids: [B, T] int64, padded on the right, where causal attention never looks.
         targets: [B, T] int64; `token_ids` where the assistant speaks, IGNORED elsewhere.
     """
-    prompts, whole = [], []
-    for problem, answer in pairs:
-        user, assistant = {"role": "user", "content": problem}, {"role": "assistant", "content": answer}
-        prompts.append(tokenizer.apply_chat_template([user], tokenize=False, add_generation_prompt=True))
-        whole.append(tokenizer.apply_chat_template([user, assistant], tokenize=False))
-    prompt_ids, whole_ids = tokenizer(prompts)["input_ids"], tokenizer(whole)["input_ids"]
-    token_ids = torch.full((len(pairs), max(map(len, whole_ids))), int(tokenizer.pad_token_id))
+    rendered = [renderer.training_example(messages) for messages in conversations]
+    token_ids = torch.full((len(rendered), max(len(ids) for ids, _ in rendered)), renderer.tokenizer.pad_token_id)
     targets = torch.full_like(token_ids, IGNORED)
-    for row, (prompt, ids) in enumerate(zip(prompt_ids, whole_ids, strict=True)):
+    for row, (ids, loss_mask) in enumerate(rendered):
         token_ids[row, : len(ids)] = torch.tensor(ids)
-        targets[row, len(prompt) : len(ids)] = torch.tensor(ids[len(prompt) :])
+        scored = torch.tensor(loss_mask, dtype=torch.bool)
+        targets[row, : len(ids)][scored] = torch.tensor(ids)[scored]
     return token_ids, targets
+
+
+def pooled_batches(
+    document: Callable[[random.Random], Conversation],
+    length: Callable[[Conversation], int],
+    size: int,
+    seed: int,
+    pool: int = 16,
+) -> Iterator[list[Conversation]]:
+    """Yield batches of freshly drawn documents of similar length, without end, so that little is padded.
+
+    Args:
+        document: draws one.
+        length: of a document, to sort by.
+        size: documents per batch.
+        seed: of the documents and their order.
+        pool: batches drawn together, sorted by length, cut and shuffled.
+    """
+    rng = random.Random(seed)
+    while True:
+        documents = sorted((document(rng) for _ in range(size * pool)), key=length)
+        order = list(range(pool))
+        rng.shuffle(order)
+        for index in order:
+            yield documents[index * size : (index + 1) * size]
+
+
+def shuffled_passes(conversations: list[Conversation], size: int, seed: int) -> Iterator[list[Conversation]]:
+    """Yield batches from shuffled passes over the data, without end."""
+    rng = random.Random(seed)
+    left: list[Conversation] = []
+    while True:
+        if len(left) < size:
+            left += rng.sample(conversations, len(conversations))
+        yield left[:size]
+        left = left[size:]

@@ -68,3 +68,17 @@ def test_half_last_line_is_dropped_and_does_not_swallow_the_next(tmp_path):
 
 def test_run_without_metrics_has_no_lines(tmp_path):
     assert read_metrics(tmp_path) == []
+
+
+def test_tensorboard_shows_a_resumed_step_once(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    first = Loggers(LoggingConfig(tensorboard=True), tmp_path)
+    for step in (1, 2, 3):
+        first.log(step, {"reward": float(step)})
+    first.close()
+    resumed = Loggers(LoggingConfig(tensorboard=True), tmp_path, last_step=2)
+    resumed.log(3, {"reward": 30.0})
+    resumed.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [(e.step, e.value) for e in events.Scalars("reward")] == [(1, 1.0), (2, 2.0), (3, 30.0)]

@@ -113,3 +113,14 @@ def test_evaluations_and_trajectories_after_the_checkpoint_are_set_aside_and_not
             f"step_000003.2.{suffix}": "second",
             f"step_000003.3.{suffix}": "third",
         }
+
+
+def test_the_final_policy_of_a_run_that_is_made_longer_is_kept(tmp_path):
+    directory.create(tmp_path, run_config())
+    for content in ("first", "second"):
+        (tmp_path / "final").mkdir()
+        (tmp_path / "final" / "model.safetensors").write_text(content)
+        directory.set_aside_after(tmp_path, 2)
+    assert not (tmp_path / "final").exists()
+    kept = [tmp_path / "superseded" / name / "model.safetensors" for name in ("final", "final.2")]
+    assert [file.read_text() for file in kept] == ["first", "second"]

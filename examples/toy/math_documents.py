@@ -8,10 +8,11 @@ held-out or OOD evaluation asks has been read.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TypeVar
 
 from envs.arithmetic import MODULUS
+from envs.spaces import Message
 from envs.splits import split_of
 
 Drawn = TypeVar("Drawn")
@@ -62,12 +63,8 @@ STYLES: dict[Callable[[list[Step]], str], float] = {
 """Answer style -> share of documents."""
 
 
-def document(rng: random.Random) -> tuple[str, str]:
-    """Draw one document.
-
-    Returns:
-        The user's text, for example `12+7-5=`, and the assistant's.
-    """
+def document(rng: random.Random) -> list[Message]:
+    """Draw one conversation: the user's problem, for example `12+7-5=`, and the assistant's answer."""
     while True:
         count = _draw(rng, OPERATIONS)
         operand_max = _draw(rng, OPERAND_MAX)
@@ -83,24 +80,13 @@ def document(rng: random.Random) -> tuple[str, str]:
         after = (value + (operand if sign == "+" else -operand) + slip) % MODULUS
         steps.append((value, sign, operand, after))
         value = after
-    return problem, _draw(rng, STYLES)(steps)
+    answer = _draw(rng, STYLES)(steps)
+    return [{"role": "user", "content": problem}, {"role": "assistant", "content": answer}]
 
 
-def batches(seed: int, size: int, pool: int = 16) -> Iterator[list[tuple[str, str]]]:
-    """Yield batches of documents of similar length, without end, so that little is padded.
-
-    Args:
-        seed: of the documents and their order.
-        size: documents per batch.
-        pool: batches drawn together, sorted by length, cut and shuffled.
-    """
-    rng = random.Random(seed)
-    while True:
-        documents = sorted((document(rng) for _ in range(size * pool)), key=lambda pair: len(pair[0]) + len(pair[1]))
-        order = list(range(pool))
-        rng.shuffle(order)
-        for index in order:
-            yield documents[index * size : (index + 1) * size]
+def length(conversation: list[Message]) -> int:
+    """Characters of a document."""
+    return sum(len(message["content"]) for message in conversation)
 
 
 def _draw(rng: random.Random, shares: dict[Drawn, float]) -> Drawn:
