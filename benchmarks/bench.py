@@ -1,7 +1,8 @@
 """`make bench`: tokens per second of rollout worker and learner as shares of what the bare libraries reach.
 
-Both sides run in the same invocation, in turn, three times each; the best of each side counts. Ratios below the
-required ones make the command fail.
+Both sides run in the same invocation, in turn, three times each, on the same tokens; the best of each side counts. The
+rows go to docs/results/bench.json and the ratios to bench.md beside it, over those of an earlier run of the same part
+and model. Ratios below the required ones make the command fail.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import multiprocessing
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,19 @@ from benchmarks.models import SIZES, make_model
 ROUNDS = 3
 REQUIRED = {"rollout": 0.80, "learner": 0.70}
 WAIT_S = 900.0
+OUTPUT = Path("docs/results/bench.json")
+ABOUT = """# Throughput against the bare libraries
+
+Made by `make bench`: tokens per second of the rollout worker over those of bare vLLM, and of the learner over those of
+a bare torch loop. Both sides process the same tokens, in turn, in one invocation; of three rounds the best of each side
+counts. The models have random weights, `tiny` 0.75M and `mid` 22.6M parameters, float32, on a CPU.
+
+| what | model | ratio | required |
+|---|---|---|---|
+"""
+
+Round = tuple[int, float]
+"""Tokens and seconds."""
 
 
 class Side:
@@ -34,12 +48,12 @@ class Side:
         self._connection, theirs = context.Pipe()
         self._process = context.Process(target=serve, args=(theirs, *arguments), daemon=True)
         self._process.start()
+        theirs.close()  # else the end of the process would not end the connection
         assert self._receive("its start") == "ready"
 
-    def measure(self, what: Any) -> tuple[int, float]:
+    def measure(self, what: Any) -> Round:
         """Tokens and seconds of one round."""
-        self._connection.send(what)
-        return self._receive(str(what))
+        return self.ask(what)
 
     def ask(self, what: Any) -> Any:
         """Send and receive anything."""
@@ -57,9 +71,16 @@ class Side:
         self._process.kill()
 
     def _receive(self, what: str) -> Any:
+        """Return what the process sends; what it sends as an exception is raised here."""
         if not self._connection.poll(WAIT_S):
             raise RuntimeError(f"a benchmark process did not answer within {WAIT_S:.0f} s ({what})")
-        return self._connection.recv()
+        try:
+            answer = self._connection.recv()
+        except (EOFError, ConnectionResetError):
+            raise RuntimeError(f"a benchmark process ended ({what}); what it printed says why") from None
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
 
 def bench_rollout(size: str, model_dir: str, threads: int) -> list[dict[str, Any]]:
@@ -78,37 +99,50 @@ def bench_rollout(size: str, model_dir: str, threads: int) -> list[dict[str, Any
             ours.append(worker.measure(task))
             worker.tell(False)
             limit.append(bare.measure(task))
-        rows.append(row(f"rollout, {task}", size, ours, limit, REQUIRED["rollout"]))
+        turns = sum(map(len, requests[task])) / len(requests[task])
+        rows.append(row(f"rollout, {task}", size, ours, limit, REQUIRED["rollout"]) | {"turns_per_episode": turns})
     worker.close()
     bare.close()
     return rows
 
 
 def bench_learner(size: str, model_dir: str, threads: int) -> list[dict[str, Any]]:
-    """Learner against a bare torch loop."""
+    """Learner against a bare torch loop, on the same samples in every round."""
     ours_side = Side(learner_sides.serve_learner, model_dir, threads, None)
     bare_side = Side(learner_sides.serve_bare, model_dir, threads, None)
-    ours, limit = [], []
-    for number in range(ROUNDS + 1):
-        pair = ours_side.measure(number), bare_side.measure(number)
-        if number:  # the first is a warm-up
-            ours.append(pair[0])
-            limit.append(pair[1])
+    rounds = [(ours_side.measure(learner_sides.SEED), bare_side.measure(learner_sides.SEED)) for _ in range(ROUNDS + 1)]
     ours_side.close()
     bare_side.close()
+    ours, limit = zip(*rounds[1:], strict=True)  # the first is a warm-up
     return [row("learner", size, ours, limit, REQUIRED["learner"])]
 
 
-def row(what: str, size: str, ours: list, limit: list, required: float) -> dict[str, Any]:
-    """One result: the best round of each side, and their ratio."""
-    tokens = {count for count, _ in [*ours, *limit]}
-    best = max(count / seconds for count, seconds in ours)
-    bound = max(count / seconds for count, seconds in limit)
+BENCHES: dict[str, Callable[[str, str, int], list[dict[str, Any]]]] = {
+    "rollout": bench_rollout,
+    "learner": bench_learner,
+}
+"""Part -> what measures it."""
+
+
+def row(what: str, size: str, ours: Sequence[Round], limit: Sequence[Round], required: float) -> dict[str, Any]:
+    """One result: the best round of each side, and their ratio.
+
+    Raises:
+        RuntimeError: the two sides, or two rounds of one, processed different numbers of tokens.
+    """
+    counts = [[tokens for tokens, _ in side] for side in (ours, limit)]
+    if len({tokens for side in counts for tokens in side}) != 1:
+        raise RuntimeError(
+            f"{what}, {size}: both sides must process the same tokens in every round, but ours had {counts[0]} and the "
+            f"bare one {counts[1]}: their ratio would compare different work."
+        )
+    best = max(tokens / seconds for tokens, seconds in ours)
+    bound = max(tokens / seconds for tokens, seconds in limit)
     print(f"{what}, {size}: {best / bound:.2f} of bare ({required:.2f} required)", flush=True)
     return {
         "what": what,
         "size": size,
-        "tokens": sorted(tokens),
+        "tokens": counts[0][0],
         "ours": best,
         "bare": bound,
         "ratio": best / bound,
@@ -116,30 +150,43 @@ def row(what: str, size: str, ours: list, limit: list, required: float) -> dict[
     }
 
 
-def main() -> None:
-    """Measure everything and print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--sizes", default=",".join(SIZES))
-    parser.add_argument("--parts", default="rollout,learner")
-    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--output", type=Path, help="write the rows as JSON")
-    options = parser.parse_args()
-    rows = []
-    for size in options.sizes.split(","):
-        with tempfile.TemporaryDirectory() as folder:
-            model_dir = str(make_model(size, Path(folder) / size))
-            if "rollout" in options.parts:
-                rows += bench_rollout(size, model_dir, options.threads)
-            if "learner" in options.parts:
-                rows += bench_learner(size, model_dir, options.threads)
+def save(rows: Iterable[dict[str, Any]], path: Path) -> None:
+    """Write rows as JSON and their ratios as a table beside it; rows of other parts and models that are there stay."""
+    earlier = json.loads(path.read_text()) if path.exists() else []
+    merged = {(r["what"], r["size"]): r for r in [*earlier, *rows]}.values()
+    lines = [f"| {r['what']} | {r['size']} | {r['ratio']:.2f} | {r['required']:.2f} |\n" for r in merged]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(list(merged), indent=1) + "\n")
+    path.with_suffix(".md").write_text(ABOUT + "".join(lines))
+
+
+def show(rows: Iterable[dict[str, Any]]) -> None:
+    """Print the table with the absolute figures."""
     table = Table("what", "model", "ours, tokens/s", "bare, tokens/s", "ratio", "required")
     for r in rows:
         table.add_row(
             r["what"], r["size"], f"{r['ours']:,.0f}", f"{r['bare']:,.0f}", f"{r['ratio']:.2f}", f"{r['required']:.2f}"
         )
     Console().print(table)
-    if options.output:
-        options.output.write_text(json.dumps(rows, indent=1))
+
+
+def main() -> None:
+    """Measure everything, keep every part's rows as soon as it is measured, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--sizes", default=",".join(SIZES))
+    parser.add_argument("--parts", default=",".join(BENCHES))
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--output", type=Path, default=OUTPUT, help="JSON of the rows; the table is written beside it")
+    options = parser.parse_args()
+    rows = []
+    for size in options.sizes.split(","):
+        with tempfile.TemporaryDirectory() as folder:
+            model_dir = str(make_model(size, Path(folder) / size))
+            for part in options.parts.split(","):
+                measured = [r | {"threads": options.threads} for r in BENCHES[part](size, model_dir, options.threads)]
+                save(measured, options.output)
+                rows += measured
+    show(rows)
     missed = [r for r in rows if r["ratio"] < r["required"]]
     if missed:
         raise SystemExit("below what is required: " + ", ".join(f"{r['what']} {r['size']}" for r in missed))

@@ -14,6 +14,8 @@ from configs.learner import LearnerConfig
 from policies.batching import Sample, collate, split
 
 SEQUENCES = 256
+SEED = 0
+"""Of the samples, the same in every round, so that the best of several rounds compares like with like."""
 
 
 def learner_config(threads: int) -> LearnerConfig:
@@ -49,7 +51,8 @@ def serve_learner(connection: Connection, model_dir: str, threads: int, _: Any) 
         samples = make_samples(seed)
         start = time.perf_counter()
         metrics = learner.update(samples, loss)
-        connection.send((metrics["tokens"], time.perf_counter() - start))
+        seconds = time.perf_counter() - start
+        connection.send((int(metrics["tokens"]), seconds))
 
 
 def serve_bare(connection: Connection, model_dir: str, threads: int, _: Any) -> None:

@@ -8,9 +8,11 @@ import numpy as np
 
 from envs import ConversationEnv, Reply
 
+LAST_TURN = 3
+
 
 class RelayEnv(ConversationEnv):
-    """Answers any text with the same short message, three turns long."""
+    """Answers any text with the same short message, `LAST_TURN` turns long."""
 
     def sample_task(self, rng: np.random.Generator) -> dict[str, Any]:
         """Draw a number, so that prompts differ."""
@@ -22,5 +24,5 @@ class RelayEnv(ConversationEnv):
 
     def respond(self, text: str) -> Reply:
         """Go on until the third turn."""
-        last = self.turns == 3
+        last = self.turns == LAST_TURN
         return Reply(() if last else "and then?", reward=float(len(text) % 2), terminated=last)

@@ -1,23 +1,27 @@
 """The two sides of the rollout benchmark: our rollout worker, and vLLM alone on the very same requests.
 
 Each side has an engine in a process of its own and works only when it is asked to. Seeds, sampling parameters, the
-number of sequences at once, threads and weights are equal, so both sample the same tokens.
+number of sequences at once, threads and weights are equal, so both sample the same tokens: `bench` compares
+their number, and `fault_of` looks at the episodes of every round.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
+from benchmarks.relay import LAST_TURN
 from configs.environment import EnvironmentConfig
 from configs.rollout import RolloutConfig
+from policies.trajectory import FAILED, Trajectory
 
 PROMPTS, SIBLINGS = 128, 8
 MATH = EnvironmentConfig("rejuvenate/Arithmetic-v0", {"operations_min": 3, "operations_max": 3, "operand_max": 99})
 TURNS = EnvironmentConfig("benchmarks.relay:RelayEnv", {})
-TASKS = {"math": (MATH, 48), "multi-turn": (TURNS, 24)}
-"""Task -> environment and longest turn in tokens."""
+TASKS = {"math": (MATH, 48, 1), "multi-turn": (TURNS, 24, LAST_TURN)}
+"""Task -> environment, longest turn in tokens, and turns of an episode that no limit cut short."""
 
 
 def rollout_config(threads: int) -> RolloutConfig:
@@ -39,16 +43,28 @@ def serve_worker(connection: Connection, model_dir: str, threads: int, _: Any) -
     jobs = [EpisodeJob(g, s, g, g * SIBLINGS + s) for g in range(PROMPTS) for s in range(SIBLINGS)]
     connection.send("ready")
     while (task := connection.recv()) is not None:
-        environment, max_tokens = TASKS[task]
+        environment, max_tokens, _ = TASKS[task]
         start = time.perf_counter()
         trajectories = worker.run(jobs, environment, Sampling(1.0, max_tokens))
         seconds = time.perf_counter() - start
         worker.update_weights(handles, 0)  # empties the prefix cache, as after every training step
+        fault = fault_of(task, trajectories)
         tokens = sum(sum(t.loss_mask) for t in trajectories)
-        connection.send((tokens, seconds))
+        connection.send(RuntimeError(fault) if fault else (tokens, seconds))
         # What the bare side is to do again: every turn's prompt, seed and limit.
         if connection.recv():
             connection.send([[(turn.prompt_token_ids, turn.token_ids) for turn in t.turns] for t in trajectories])
+
+
+def fault_of(task: str, trajectories: Sequence[Trajectory]) -> str | None:
+    """What makes a round of `task` no measurement: an episode that failed, or one of another length; or None."""
+    turns = TASKS[task][2]
+    for t in trajectories:
+        if t.status in FAILED:
+            return f"{task}: episode {t.group}-{t.sample} failed as {t.status}: {t.error}"
+        if len(t.turns) != turns and not (t.status == "truncated" and len(t.turns) < turns):
+            return f"{task}: episode {t.group}-{t.sample} ended as {t.status} after {len(t.turns)} turns, not {turns}"
+    return None
 
 
 def serve_bare(connection: Connection, model_dir: str, threads: int, requests: dict[str, list]) -> None:

@@ -9,7 +9,24 @@ from typing import Any
 
 from configs.errors import ConfigError
 from configs.model import ModelConfig, ShapeConfig
+from configs.rejuvenation import RejuvenationConfig
 
+ARCHITECTURE_KEYS = (
+    "architectures",
+    "model_type",
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "head_dim",
+    "hidden_act",
+    "rms_norm_eps",
+    "rope_theta",
+)
+"""config.json keys in which base and SFT checkpoint must agree where both state them."""
+EXACT_ARCHITECTURES = ("Qwen2ForCausalLM",)
+"""Architectures that the attribution of the reset treats exactly."""
 SHAPE_KEYS = {
     "hidden_size": "hidden_size",
     "num_layers": "num_hidden_layers",
@@ -22,8 +39,8 @@ HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
 def is_hub_name(location: str) -> bool:
-    """Whether `location` reads `organisation/name` and names no path on this machine."""
-    return bool(HUB_NAME.fullmatch(location)) and not Path(location).exists()
+    """Whether `location` reads `organisation/name` and there is no such path, nor its first folder, on this machine."""
+    return bool(HUB_NAME.fullmatch(location)) and not Path(location).parent.exists()
 
 
 def read_config(field: str, location: str) -> dict[str, Any]:
@@ -56,8 +73,20 @@ def read_config(field: str, location: str) -> dict[str, Any]:
     return config
 
 
-def shape_of(config: dict[str, Any]) -> ShapeConfig:
-    """Shape of the model from its `config.json`."""
+def shape_of(config: dict[str, Any], field: str = "model") -> ShapeConfig:
+    """Shape of the model from its `config.json`.
+
+    Raises:
+        ConfigError: a size is not stated there, as in multimodal checkpoints.
+    """
+    for theirs in SHAPE_KEYS.values():
+        if theirs != "num_key_value_heads" and not config.get(theirs):
+            raise ConfigError(
+                field,
+                f"must state {theirs} in its config.json",
+                config["architectures"],
+                "Give a text-only decoder checkpoint.",
+            )
     sizes = {ours: int(config.get(theirs) or 0) for ours, theirs in SHAPE_KEYS.items()}
     sizes["num_kv_heads"] = sizes["num_kv_heads"] or sizes["num_heads"]
     return ShapeConfig(**sizes, tied_embeddings=bool(config.get("tie_word_embeddings", False)))
@@ -65,9 +94,8 @@ def shape_of(config: dict[str, Any]) -> ShapeConfig:
 
 def check_pair(base: dict[str, Any], sft: dict[str, Any]) -> None:
     """Raise `ConfigError` unless both checkpoints are of one architecture and shape (vocabularies may differ)."""
-    keys = ["architectures", *(k for k in SHAPE_KEYS.values() if k != "vocab_size")]
-    for key in keys:
-        if base.get(key) != sft.get(key):
+    for key in ARCHITECTURE_KEYS:
+        if base.get(key) is not None and sft.get(key) is not None and base[key] != sft[key]:
             raise ConfigError(
                 "model.sft",
                 f"must match model.base in {key} ({base.get(key)!r})",
@@ -91,8 +119,8 @@ def check_model(model: ModelConfig) -> ShapeConfig:
             local[name] = read_config(f"model.{name}", location)
     if len(local) == 2:
         check_pair(local["base"], local["sft"])
-    if local:
-        return shape_of(next(iter(local.values())))
+    for name, found in local.items():
+        return shape_of(found, f"model.{name}")
     if model.shape is None:
         raise ConfigError(
             "model.shape",
@@ -101,3 +129,30 @@ def check_model(model: ModelConfig) -> ShapeConfig:
             "Copy the sizes from the model's config.json, so that `plan` can count without downloading.",
         )
     return model.shape
+
+
+def check_rejuvenation(model: ModelConfig, rejuvenation: RejuvenationConfig) -> None:
+    """Check what the repair of a run needs, as far as it lies on this machine.
+
+    Raises:
+        ConfigError: the calibration file is missing, or the reset cannot treat the architecture.
+    """
+    if model.start != "rejuvenated":
+        return
+    if rejuvenation.calibration is not None and not Path(rejuvenation.calibration).is_file():
+        raise ConfigError(
+            "rejuvenation.calibration",
+            "must be an existing JSONL file",
+            rejuvenation.calibration,
+            "Check the path, or set it to null to take the environment's own demonstrations.",
+        )
+    if rejuvenation.reset == "none" or rejuvenation.rho == 0 or is_hub_name(model.sft):
+        return
+    architectures = read_config("model.sft", model.sft)["architectures"]
+    if not set(architectures) <= set(EXACT_ARCHITECTURES):
+        raise ConfigError(
+            "rejuvenation.reset",
+            f"must be none for architectures other than {', '.join(EXACT_ARCHITECTURES)}",
+            architectures,
+            "Set rejuvenation.reset=none: fusion works for every architecture.",
+        )

@@ -22,7 +22,8 @@ class LearnerConfig:
     zero_stage: int = 0
     """DeepSpeed ZeRO stage, 0 to 3."""
     dtype: str = "float32"
-    """Dtype of forward and backward: float32 (CPU) or bfloat16 (GPU, with float32 master weights)."""
+    """Dtype of forward and backward: float32 (CPU) or bfloat16 (GPU, with float32 master weights). Gradients of
+    micro-batches are added up in float32, at `zero_stage` 0 in this dtype."""
     lr: float = 1e-6
     """Learning rate of AdamW, constant after `warmup_steps`."""
     warmup_steps: int = 0

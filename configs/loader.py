@@ -20,17 +20,23 @@ from configs.errors import ConfigError
 from configs.run import RunConfig
 
 
-def load(files: Sequence[str | Path], overrides: Sequence[str] = ()) -> RunConfig:
+def load(
+    files: Sequence[str | Path], overrides: Sequence[str] = (), defaults: Mapping[str, Any] | None = None
+) -> RunConfig:
     """Merge `files` left to right, then `overrides`, and validate.
 
     Args:
         files: YAML files, each with any part of the fields of `RunConfig`.
         overrides: `dotted.key=value`, the value in YAML (`rollout.workers=2`, `sft.save_steps=[10,20]`).
+        defaults: sections that all of these override.
 
     Raises:
         ConfigError: unknown key, wrong type, value out of bounds, missing value, missing or unreadable file.
     """
-    layers = [read_yaml(Path(file)) for file in files] + [parse_override(text) for text in overrides]
+    # One layer for all overrides: an environment.id beside environment.kwargs must not drop them, whatever the order.
+    last: Any = OmegaConf.merge(*(OmegaConf.create(parse_override(text)) for text in overrides)) if overrides else {}
+    layers = [dict(defaults or {}), *(read_yaml(Path(file)) for file in files)]
+    layers.append(OmegaConf.to_container(last, resolve=False) if overrides else {})
     merged = OmegaConf.structured(RunConfig)
     for layer in layers:
         check_keys(layer, RunConfig, "")
@@ -83,6 +89,8 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """
     try:
         text = path.read_text()
+    except UnicodeDecodeError:
+        raise ConfigError("config file", "must be a text file", str(path), "Give a YAML file.") from None
     except OSError as error:
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.yaml")], n=1)
         hint = f"Did you mean {path.parent / near[0]}?" if near else "Check the path; shipped ones lie in configs/."

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from configs import bounds
+from configs.errors import ConfigError
 
 RESETS = ("attribution", "random", "none")
 RANKINGS = ("global", "per_module", "per_layer")
 SCORE_SIGNS = ("positive", "absolute")
 RESET_TARGETS = ("base", "fused", "zero")
+DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 SCORING_DTYPES = ("auto", "float32", "bfloat16", "float64")
 
 
@@ -53,6 +56,9 @@ class RejuvenationConfig:
         bounds.above(section, "timeout_s", self.timeout_s, 0)
         for name in ("alpha", "rho", "strength"):
             bounds.within(section, name, getattr(self, name), 0.0, 1.0)
+        if not DEVICE.fullmatch(self.device):
+            fix = "Leave it at auto to take a GPU where there is one."
+            raise ConfigError(section + "device", "must be auto, cpu, cuda or cuda:N", self.device, fix)
         for name in ("calibration_pairs", "target_tokens"):
             bounds.at_least(section, name, getattr(self, name), 1)
         if self.union_cap is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from configs import bounds
+from configs.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class RolloutConfig:
     max_tokens: int = 128
     """Longest single assistant turn in sampled tokens."""
     temperature: float = 1.0
-    """Sampling temperature; the rollout log-probabilities are those of the tempered distribution."""
+    """Sampling temperature, above 0; the rollout log-probabilities are those of the tempered distribution."""
     kv_cache_bytes: int = 268_435_456
     """Size of the key/value cache on CPU in bytes (on cuda `gpu_memory_utilization` decides)."""
     gpu_memory_utilization: float = 0.85
@@ -57,9 +58,13 @@ class RolloutConfig:
         bounds.one_of(section, "dtype", self.dtype, ("float32", "bfloat16", "float16"))
         for name in ("workers", "tensor_parallel", "threads", "max_num_seqs", "max_tokens", "env_threads"):
             bounds.at_least(section, name, getattr(self, name), 1)
+        if self.device == "cpu" and self.tensor_parallel > 1:
+            rule = "must be 1 where rollout.device is cpu"
+            fix = "Leave it at 1, or set rollout.device to cuda."
+            raise ConfigError(section + "tensor_parallel", rule, self.tensor_parallel, fix)
         bounds.at_least(section, "max_model_len", self.max_model_len, 2)
         bounds.at_least(section, "kv_cache_bytes", self.kv_cache_bytes, 1 << 20)
-        bounds.at_least(section, "temperature", self.temperature, 0.0)
+        bounds.above(section, "temperature", self.temperature, 0.0)
         for name in ("cpus", "step_timeout_s", "timeout_s", "start_timeout_s"):
             bounds.above(section, name, getattr(self, name), 0)
         bounds.within(section, "gpu_memory_utilization", self.gpu_memory_utilization, 0.05, 0.98)

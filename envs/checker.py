@@ -25,15 +25,18 @@ def check_environment(env: gymnasium.Env[Any, Any]) -> None:
     """Check that an environment can be trained on.
 
     Args:
-        env: any `gymnasium.Env` whose action is text; a `ConversationEnv` gets more checks. It is left reset.
+        env: any `gymnasium.Env` whose action is text. A method `task(index)`, tools, metrics and demonstrations are
+            checked where it has them; a `ConversationEnv` must also refuse steps after the end. It is left reset.
 
     Raises:
         ValueError: listing every problem found, one per line.
     """
-    problems = [f"{name}: {problem}" for name, check in CHECKS.items() for problem in _run(check, env.unwrapped)]
-    env.reset(seed=0)
+    own = env.unwrapped
+    played = own if isinstance(own, ConversationEnv) else env  # other ones may need a wrapper, a time limit say
+    problems = [f"{name}: {problem}" for name, check in CHECKS.items() for problem in _run(check, played)]
     if problems:
-        raise ValueError(f"{type(env.unwrapped).__name__} cannot be trained on:\n- " + "\n- ".join(problems))
+        raise ValueError(f"{type(own).__name__} cannot be trained on:\n- " + "\n- ".join(problems))
+    env.reset(seed=0)
 
 
 def _run(check: Callable[[Any], Iterator[str]], env: Any) -> list[str]:
@@ -54,8 +57,7 @@ def _same_seed_same_episode(env: Any) -> Iterator[str]:
         episodes.append(list(_play(env, seed=7)))
     for number, (first, second) in enumerate(zip(*episodes, strict=False)):
         if first != second:
-            what = "reset" if number == 0 else f"step {number}"
-            yield f"{what} differs between two episodes with the same seed and actions: {first!r} and {second!r}."
+            yield f"{_call(number)} differs between two episodes with the same seed and actions: {first!r}, {second!r}."
             return
 
 
@@ -69,14 +71,21 @@ def _play(env: Any, seed: int) -> Iterator[Any]:
             return
 
 
+def _call(number: int) -> str:
+    """Name the call that gave result `number` of `_play`."""
+    return f"step {number}" if number else "reset"
+
+
 def _episodes_end(env: Any) -> Iterator[str]:
-    """Random text must end the episode some time; stepping on must be refused."""
+    """Random text must end the episode some time; a `ConversationEnv` must refuse to step on."""
     last = list(_play(env, seed=8))[-1]
     if not (last[2] or last[3]):
         yield f"{_LONGEST_EPISODE} steps with sampled text neither terminated nor truncated the episode."
         return
     if last[2] and last[3]:
         yield "an episode ended as both terminated and truncated."
+    if not isinstance(env, ConversationEnv):
+        return
     try:
         env.step("")
     except Exception:
@@ -85,57 +94,72 @@ def _episodes_end(env: Any) -> Iterator[str]:
 
 
 def _action_is_text(env: Any) -> Iterator[str]:
-    """Any text is an action, and an observation is a tuple of messages."""
+    """Any text is an action, and an observation is a tuple or list of messages, at reset of at least one."""
     for text in ("", "any text: 数学 🙂\n\x00", "<tool_call>"):
         if text not in env.action_space:
             yield f"the action space does not contain the text {text!r}; use envs.spaces.ChatText."
-    observation, _ = env.reset(seed=9)
-    if not isinstance(observation, tuple) or not all(is_message(message) for message in observation):
-        yield f"the observation must be a tuple of messages with role and content, got {observation!r}."
-    elif not observation:
-        yield "reset gave no message: the policy needs something to answer."
+    for number, (observation, *_) in enumerate(_play(env, seed=9)):
+        if not isinstance(observation, tuple | list) or not all(is_message(message) for message in observation):
+            yield (
+                f"the observation of {_call(number)} must be a tuple or list of messages with role and content, "
+                f"got {observation!r}."
+            )
+            return
+        if number == 0 and not observation:
+            yield "reset gave no message: the policy needs something to answer."
 
 
 def _info_is_json(env: Any) -> Iterator[str]:
-    """`info` must hold task, tools and metrics as plain JSON, at reset and at every step."""
+    """What training reads of `info` must be plain JSON, at reset and at every step."""
     for number, result in enumerate(_play(env, seed=10)):
-        where, info = f"info of {'reset' if number == 0 else f'step {number}'}", result[-1]
+        where, info = f"info of {_call(number)}", result[-1]
         for key, kind in (("task", dict), ("tools", list), ("metrics", dict)):
-            if not isinstance(info.get(key), kind):
+            needed = key in info or (key == "task" and number == 0 and _has_tasks(env))
+            if needed and not isinstance(info.get(key), kind):
                 yield f"{where} needs {key!r} as a {kind.__name__}, got {info.get(key)!r}."
                 return
-        if json.loads(json.dumps([result[0], info], allow_nan=False)) != [list(result[0]), info]:
-            yield f"{where} changes when it is written as JSON and read back: {info!r}."
+        read = {key: value for key, value in info.items() if key in ("task", "tools", "metrics", "status")}
+        if json.loads(json.dumps([result[0], read], allow_nan=False)) != [list(result[0]), read]:
+            yield f"{where} changes when it is written as JSON and read back: {read!r}."
             return
-        if bad := [name for name, value in info["metrics"].items() if not isinstance(value, float)]:
-            yield f"{where} has metrics that are no floats: {bad}."
+        if bad := [name for name, value in read.get("metrics", {}).items() if not isinstance(value, int | float)]:
+            yield f"{where} has metrics that are no numbers: {bad}."
             return
 
 
 def _task_reproduces(env: Any) -> Iterator[str]:
     """`reset(options={"task": info["task"]})` must bring the same episode back."""
+    if not _has_tasks(env):
+        return
     observation, info = env.reset(seed=11)
     env.reset(seed=12)
     again, info_again = env.reset(seed=13, options={"task": json.loads(json.dumps(info["task"]))})
-    if again != observation or info_again["task"] != info["task"] or info_again["tools"] != info["tools"]:
+    if again != observation or any(info_again.get(key) != info.get(key) for key in ("task", "tools")):
         yield f"reset on task {info['task']!r} gave {again!r}, before it was {observation!r}."
 
 
 def _tasks_are_pure(env: Any) -> Iterator[str]:
     """`task(index)` must not depend on what was drawn before, and must respect `num_tasks`."""
-    if not isinstance(env, ConversationEnv):
+    if not _has_tasks(env):
         return
-    last = 3 if env.num_tasks is None else min(3, env.num_tasks - 1)
-    first = env.task(last)
-    env.task(0)
+    own = env.unwrapped
+    number = getattr(own, "num_tasks", None)
+    last = 3 if number is None else min(3, number - 1)
+    first = own.task(last)
+    own.task(0)
     env.reset(seed=14)
-    if env.task(last) != first:
+    if own.task(last) != first:
         yield f"task({last}) gave two different tasks; draw only from the generator it is given."
+
+
+def _has_tasks(env: Any) -> bool:
+    """Whether training names the task of an episode; it seeds the reset of an environment without `task(index)`."""
+    return callable(getattr(env.unwrapped, "task", None))
 
 
 def _tool_schemas(env: Any) -> Iterator[str]:
     """Tools must be JSON schemas in OpenAI's form, with distinct names."""
-    tools = env.reset(seed=15)[1]["tools"]
+    tools = env.reset(seed=15)[1].get("tools", [])
     names = []
     for schema in tools:
         function = schema.get("function", {}) if isinstance(schema, dict) else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ class QuestionAnswerEnv(ConversationEnv):
     It needs a file, so it has no registered id: use `envs.question_answer:QuestionAnswerEnv`.
 
     Args:
-        path: JSONL file, one `{"question": ..., "answer": "... #### 72"}` a line, fields named as below.
+        path: JSONL file, one `{"question": ..., "answer": "... #### 72"}` a line, fields named as below;
+            `~` is the home directory.
         question_field: field with the question.
         answer_field: field with a worked answer that ends in `#### number`.
         instruction: text put behind every question.
@@ -82,7 +84,7 @@ def read_rows(path: str, question_field: str, answer_field: str) -> tuple[tuple[
     """Read a file once for all environments of a process.
 
     Args:
-        path: JSONL file.
+        path: JSONL file; `~` is the home directory of the process that reads.
         question_field: field with the question.
         answer_field: field with the worked answer.
 
@@ -92,11 +94,12 @@ def read_rows(path: str, question_field: str, answer_field: str) -> tuple[tuple[
     Raises:
         ConfigError: no such file, or a line that is no row.
     """
-    if not Path(path).is_file():
+    file = Path(os.path.expanduser(path))  # Path.expanduser raises where there is no such home directory
+    if not file.is_file():
         fix = "Give the path of a JSONL file with one question and answer a line."
         raise ConfigError(KWARGS + "path", "must be a file", path, fix)
     rows: list[tuple[str, str]] = []
-    with open(path, encoding="utf-8") as lines:
+    with open(file, encoding="utf-8") as lines:
         for number, line in enumerate(lines, start=1):
             if not line.strip():
                 continue

@@ -46,7 +46,7 @@ def make(environment_id: str, kwargs: Mapping[str, Any] | None = None) -> gymnas
     """
     spec = find_spec(environment_id)
     cls = _load(str(spec.entry_point)) if isinstance(spec.entry_point, str) else spec.entry_point
-    _check_kwargs(cls, kwargs or {})
+    _check_kwargs(cls, kwargs or {}, spec.kwargs)
     return gymnasium.make(spec, disable_env_checker=True, **(kwargs or {}))
 
 
@@ -105,10 +105,15 @@ def _unknown(rule: str, name: str, known: Iterable[str], listed: Iterable[str]) 
     return ConfigError("environment.id", rule, name, f"Known: {names}. Or give package.module:Class of your own.")
 
 
-def _check_kwargs(cls: Any, kwargs: Mapping[str, Any]) -> None:
-    """Raise `ConfigError` for a keyword argument that the constructor does not take, or needs and does not get."""
-    own = inspect.signature(cls).parameters.values()
-    for missing in (p.name for p in own if p.kind is p.KEYWORD_ONLY and p.default is p.empty and p.name not in kwargs):
+def _check_kwargs(cls: Any, kwargs: Mapping[str, Any], registered: Mapping[str, Any]) -> None:
+    """Raise `ConfigError` for a keyword argument that the constructor does not take, or needs and does not get.
+
+    Args:
+        cls: the environment's class, or a function that makes one.
+        kwargs: what the config gives.
+        registered: what the environment's registration gives.
+    """
+    for missing in (name for name in _needed(cls) if name not in kwargs and name not in registered):
         fix = f"Set environment.kwargs.{missing}."
         raise ConfigError(f"environment.kwargs.{missing}", f"is needed by {cls.__name__}", None, fix)
     accepted = accepted_kwargs(cls)
@@ -117,6 +122,13 @@ def _check_kwargs(cls: Any, kwargs: Mapping[str, Any]) -> None:
             near = difflib.get_close_matches(name, accepted, n=1)
             fix = f"Did you mean {near[0]!r}?" if near else f"It takes: {', '.join(sorted(accepted))}."
             raise ConfigError(f"environment.kwargs.{name}", f"is no argument of {cls.__name__}", kwargs[name], fix)
+
+
+def _needed(cls: Any) -> list[str]:
+    """Return the names of the parameters that have no default; `self`, `*args` and `**kwargs` are none."""
+    parameters = inspect.signature(cls).parameters.values()
+    named = [p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    return [p.name for p in named if p.default is p.empty]
 
 
 def accepted_kwargs(cls: Any) -> set[str] | None:

@@ -60,12 +60,12 @@ class ToolEnv(ConversationEnv):
 
     def _execute(self, call: ToolCall) -> tuple[Message, bool]:
         """Check and execute one call; return its tool message and whether it failed."""
-        error = call.error or self._call_error(call)
-        if error is None:
-            try:
+        try:
+            error = call.error or self._call_error(call)
+            if error is None:
                 return self._message(call.name, _as_text(getattr(self, call.name)(**call.arguments))), False
-            except Exception as raised:  # the author's code: a tool that raises costs only its own call
-                error = str(raised) or type(raised).__name__
+        except Exception as raised:  # the author's code on the model's arguments: it costs only its own call
+            error = _in_words(raised)
         return self._message(call.name, self.describe_error(error)), True
 
     def _call_error(self, call: ToolCall) -> str | None:
@@ -78,6 +78,14 @@ class ToolEnv(ConversationEnv):
         """Return a tool message; no made-up name, and no half of a surrogate pair, which no tokenizer takes."""
         content = content.encode("utf-8", "replace").decode()
         return {"role": "tool", "name": name if name in self._tools else "unknown", "content": content}
+
+
+def _in_words(raised: Exception) -> str:
+    """Return an exception's message, its type where it has none or cannot be shown (an integer of 5000 digits)."""
+    try:
+        return str(raised) or type(raised).__name__
+    except Exception:
+        return type(raised).__name__
 
 
 def _as_text(result: Any) -> str:

@@ -160,7 +160,7 @@ def _fits(value: Any, schema: dict[str, Any]) -> bool:
         case "integer":
             return isinstance(value, int) and not isinstance(value, bool)
         case "number":
-            return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+            return isinstance(value, int | float) and not isinstance(value, bool) and _is_finite(value)
         case "boolean":
             return isinstance(value, bool)
         case "null":
@@ -170,6 +170,14 @@ def _fits(value: Any, schema: dict[str, Any]) -> bool:
         case "object":
             return isinstance(value, dict) and all(_fits(v, schema["additionalProperties"]) for v in value.values())
     return True
+
+
+def _is_finite(number: float) -> bool:
+    """Whether a number is finite as a float; JSON integers have no limit, floats end near 1.8e308."""
+    try:
+        return math.isfinite(number)
+    except OverflowError:  # an integer beyond the largest float
+        return False
 
 
 def _describe(schema: dict[str, Any]) -> str:

@@ -30,14 +30,24 @@ def arm_config(task: str, arm: str, run_dir: Path, extra: list[str], mod: Path |
     return load([TASKS[task]], [*changes, f"run_dir={run_dir}", *extra])
 
 
-def run_arm(config: RunConfig, workers: Workers, console: Console) -> Path:
-    """Run an arm, unless its run directory says that it is finished; an unfinished one is begun again."""
+def is_finished(config: RunConfig) -> bool:
+    """Whether the run directory holds this very run, to its end."""
     run_dir = Path(config.run_dir)
-    if (run_dir / "final").is_dir():
+    return (run_dir / "final").is_dir() and load([run_dir / "config.yaml"]) == config
+
+
+def run_arm(config: RunConfig, workers: Workers, console: Console) -> Path:
+    """Run an arm, unless its run directory holds it already; one that was interrupted is begun again.
+
+    Raises:
+        ConfigError: the run directory holds a run of another configuration.
+    """
+    run_dir = Path(config.run_dir)
+    if is_finished(config):
         console.say("already there")
         return run_dir
-    if (run_dir / "config.yaml").is_file():  # only what an interrupted arm of the same comparison left
-        shutil.rmtree(run_dir)
+    if (run_dir / "config.yaml").is_file() and load([run_dir / "config.yaml"]) == config:
+        shutil.rmtree(run_dir)  # what an interrupted arm of the same comparison left
     open_run(config, run_dir)
     run_on(config, workers, run_dir, console)
     return run_dir

@@ -16,13 +16,14 @@ from typing import Any
 import numpy as np
 from rich.console import Console as RichConsole
 
-from examples.arms import ARMS, arm_config, run_arm
+from configs.run import RunConfig
+from examples.arms import ARMS, arm_config, is_finished, run_arm
 from examples.toy.ladder import ensure_moderate
 from orchestrator.bootstrap import Interval, interval
 from orchestrator.compare import Arm, change, per_task, plot
 from orchestrator.console import Console
 from orchestrator.launchers import launch
-from orchestrator.run_directory import versions, write_atomic
+from orchestrator.run_directory import write_atomic
 
 CLAIMED = ("rejuvenated", "over")
 MEASURES = ("greedy", "pass@k", "signal", "entropy")
@@ -32,16 +33,20 @@ def run_all(task: str, seeds: list[int], folder: Path, names: list[str], rich: R
     """Run every arm that is not there yet, seed by seed, on workers that are started once."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "logs").mkdir(exist_ok=True)
-    mod = ensure_moderate(task, folder / "mod")
+    ensure_moderate(task, folder / "mod")
     first = [name for name in names if name in CLAIMED]  # the claims are settled before the controls
     order = [(seed, arm) for part in (first, [n for n in names if n not in first]) for seed in seeds for arm in part]
-    todo = [(seed, arm) for seed, arm in order if not (folder / arm_folder(arm, seed) / "final").is_dir()]
-    if not todo:
+    configs = {(seed, arm): study_config(task, arm, seed, folder) for seed, arm in order}
+    if all(is_finished(config) for config in configs.values()):
         return
     with launch(arm_config(task, "over", folder / "unused", []), folder) as workers:
-        for seed, arm in todo:
-            config = arm_config(task, arm, folder / arm_folder(arm, seed), [f"seed={seed}"], mod)
+        for (seed, arm), config in configs.items():
             run_arm(config, workers, Console(rich, label=f"seed {seed}, {arm}"))
+
+
+def study_config(task: str, arm: str, seed: int, folder: Path) -> RunConfig:
+    """The configuration of one arm under one seed."""
+    return arm_config(task, arm, folder / arm_folder(arm, seed), [f"seed={seed}"], folder / "mod")
 
 
 def arm_folder(arm: str, seed: int) -> str:
@@ -77,13 +82,16 @@ def mean_changes(arms: list[Arm], set_name: str, measure: str) -> tuple[float, f
     return tuple(float(np.mean([getattr(c, n) for c in found])) for n in ("before", "after", "gain", "area"))  # type: ignore[return-value]
 
 
-def report(task: str, arms: dict[str, dict[int, Arm]], command: str) -> tuple[str, dict[str, Any]]:
+def report(
+    task: str, arms: dict[str, dict[int, Arm]], command: str, versions: list[dict[str, Any]]
+) -> tuple[str, dict[str, Any]]:
     """The study as Markdown and as plain values.
 
     Args:
         task: which toy.
         arms: finished runs by arm and seed.
         command: what made them.
+        versions: of the packages and the commits that made them.
     """
     sets = next(iter(arms["rejuvenated"].values())).evaluations[0].sets
     lines = [
@@ -93,8 +101,7 @@ def report(task: str, arms: dict[str, dict[int, Arm]], command: str) -> tuple[st
         "bootstrap interval over seeds and problems. RL got the same tasks, seeds and settings in every arm.",
         "",
     ]
-    values: dict[str, Any] = {"command": command, "versions": versions(), "sets": {}}
-    values["versions"].pop("command")
+    values: dict[str, Any] = {"command": command, "versions": versions, "sets": {}}
     for s in sets:
         kind = "in distribution" if s.kind == "id" else "out of distribution"
         lines += [f"## {s.name} ({kind}, {len(s.greedy)} problems)", ""]
@@ -115,6 +122,17 @@ def report(task: str, arms: dict[str, dict[int, Arm]], command: str) -> tuple[st
             found["claims"][claim] = asdict(band)
         lines.append("")
     return "\n".join(lines), values
+
+
+def made_by(run_dirs: list[Path]) -> list[dict[str, Any]]:
+    """What the run directories say of the packages and the commit that made them; one entry where all agree."""
+    found: list[dict[str, Any]] = []
+    for run_dir in run_dirs:
+        versions = json.loads((run_dir / "versions.json").read_text())
+        versions.pop("command", None)
+        if versions not in found:
+            found.append(versions)
+    return found
 
 
 def measured(runs: list[Arm], set_name: str, measure: str) -> tuple[str, dict[str, float]]:
@@ -152,13 +170,14 @@ def main() -> None:
             found := {
                 seed: Arm.read(folder / arm_folder(arm, seed), arm)
                 for seed in seeds
-                if (folder / arm_folder(arm, seed) / "final").is_dir()
+                if is_finished(study_config(options.task, arm, seed, folder))
             }
         )
     }
     if not set(CLAIMED) <= set(arms):
         parser.exit(message="the report needs at least the arms rejuvenated and over\n")
-    text, values = report(options.task, arms, f"make study-{options.task}")
+    used = [folder / arm_folder(arm, seed) for arm, runs in arms.items() for seed in runs]
+    text, values = report(options.task, arms, f"make study-{options.task}", made_by(used))
     options.output.mkdir(parents=True, exist_ok=True)
     write_atomic(options.output / f"{options.task}.md", text)
     write_atomic(options.output / f"{options.task}.json", json.dumps(values, indent=1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -24,14 +25,16 @@ ConfigArguments = Annotated[
 ]
 
 
-def load_config(arguments: list[str]):  # type: ignore[no-untyped-def]
+def load_config(arguments: list[str], defaults: dict | None = None):  # type: ignore[no-untyped-def]
     """Files and overrides in any order -> a valid `RunConfig` whose packages are ours."""
     from configs.loader import load
     from orchestrator.shadowing import check_packages
 
     check_packages()
+    if os.getcwd() not in sys.path:  # a console script has not: `environment.id=my_env:MyEnv` is found where one works
+        sys.path.append(os.getcwd())
     files = [a for a in arguments if is_file_name(a)]
-    return load(files, [a for a in arguments if not is_file_name(a)])
+    return load(files, [a for a in arguments if not is_file_name(a)], defaults)
 
 
 def is_file_name(argument: str) -> bool:
@@ -41,12 +44,13 @@ def is_file_name(argument: str) -> bool:
 
 def validate(arguments: list[str], *, fresh_run: bool = True):  # type: ignore[no-untyped-def]
     """Everything that can be checked before something expensive starts; returns the config and the model's shape."""
-    from configs.checkpoint import check_model
+    from configs.checkpoint import check_model, check_rejuvenation
     from envs.registry import make
     from orchestrator.run_directory import check_free, resolve_run_dir
 
     config = load_config(arguments)
     shape = check_model(config.model)
+    check_rejuvenation(config.model, config.rejuvenation)
     make(config.environment.id, config.environment.kwargs).close()
     for task_set in config.evaluation.sets:
         env = make(config.environment.id, {**config.environment.kwargs, **task_set.kwargs})
@@ -120,13 +124,19 @@ def evaluate(
 @app.command()
 def sft(arguments: ConfigArguments) -> None:
     """Fine-tune the base checkpoint on demonstrations."""
-    config = load_config(arguments)
+    # What it makes need not be there before, nor an environment where the data are given.
+    config = load_config(arguments, {"model": {"sft": "${model.base}"}, "environment": {"id": ""}})
+    if config.sft.data is None and not config.environment.id:
+        fix = "Or give sft.data, a JSONL of conversations."
+        raise ConfigError("environment.id", "must be given where sft.data is not", None, fix)
     from configs.checkpoint import is_hub_name, read_config
     from orchestrator.console import Console
+    from orchestrator.conversations import check_conversations
     from orchestrator.run_directory import check_free, resolve_run_dir
 
     if not is_hub_name(config.model.base):
         read_config("model.base", config.model.base)
+    check_conversations(config)
     check_free(resolve_run_dir(config), resume=False)
     from orchestrator.sft import sft as fine_tune
 
@@ -171,8 +181,6 @@ def _print(parts: list) -> None:
 
 
 def _address(configured: str | None) -> str | None:
-    import os
-
     return configured or os.environ.get("RAY_ADDRESS")
 
 

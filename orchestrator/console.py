@@ -119,10 +119,11 @@ def diagnosis(report: Mapping[str, Any]) -> list[str]:
 
 
 def summary(figures: Mapping[str, float]) -> str:
-    """The three figures worth a line: reward, share of groups without signal, entropy (SFT: the loss)."""
+    """The figures worth a line: reward, share of groups without signal, entropy, failures if any (SFT: the loss)."""
     if "reward" not in figures:
         return f"loss {figures.get('loss', 0.0):.4f}"
+    failed = figures.get("failed_episodes", 0)
     return (
         f"reward {figures['reward']:.2f} no signal {figures['groups_without_signal']:.0%} "
-        f"entropy {figures['rollout_entropy']:.3f}"
+        f"entropy {figures['rollout_entropy']:.3f}" + (f" failed {failed:.0f}" if failed else "")
     )

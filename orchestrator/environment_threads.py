@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import queue
 import threading
 import time
+import traceback
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from typing import Any
 from configs.errors import ConfigError
 
 POLL_S = 0.05  # how often a wait looks for calls that are over their limit
+log = logging.getLogger("rejuvenate")
 SMOOTHING = 0.02  # how much one call counts in what is usual
 
 
@@ -89,6 +92,7 @@ class EnvironmentThreads:
         self._wake_at_each = False  # else when the last one is over: each wake-up costs a change of threads
         self._numbers = itertools.count()
         self._usual_s = math.inf
+        self._logged: set[tuple[str, str, int | None]] = set()
         for _ in range(threads):
             self._add_thread()
 
@@ -147,7 +151,17 @@ class EnvironmentThreads:
             usual_s = entry.seconds if self._usual_s == math.inf else self._usual_s
             self._usual_s = usual_s + SMOOTHING * (entry.seconds - usual_s)
             over.append(entry)
+            if entry.error is not None:
+                self._log_once(entry.error)
         return [entry.outcome() for entry in over]
+
+    def _log_once(self, error: BaseException) -> None:
+        """Log what an environment raised, with its traceback, the first time that it comes from this line."""
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        key = (type(error).__name__, place.filename, place.lineno)
+        if key not in self._logged:
+            self._logged.add(key)
+            log.warning("an environment raised (said once):", exc_info=error)
 
     def _overdue(self) -> list[Outcome]:
         """Abandon calls that ran too long."""

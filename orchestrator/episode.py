@@ -82,7 +82,8 @@ class Episode:
     """The environment, once `begin` has it."""
     tools: list[dict[str, Any]] = field(default_factory=list)
     started: float = field(default_factory=time.perf_counter)
-    _over: bool = False
+    over: bool = False
+    """Whether it has ended, one way or the other."""
     _lock: threading.Lock = field(default_factory=threading.Lock)  # a late thread must not write after `fail`
 
     def __post_init__(self) -> None:
@@ -92,7 +93,7 @@ class Episode:
         """Take and reset an environment and ask for the first turn; None when the prompt leaves no room for one."""
         env = self.take_env()
         with self._lock:
-            late = self._over
+            late = self.over
             self.env = None if late else env
         if late:
             close_quietly(env)
@@ -104,7 +105,7 @@ class Episode:
             options = {"task": self.shared.task(self.job.task_index, make_task)}
         observation, info = env.reset(seed=derive(self.job.task_index, "environment"), options=options)
         with self._lock:
-            if self._over:
+            if self.over:
                 return None
             self.tools = list(info.get("tools", []))
             trajectory = self.trajectory
@@ -137,7 +138,7 @@ class Episode:
         self.trajectory.messages.append({"role": "assistant", "content": text})
         observation, reward, terminated, truncated, info = self.env.step(text)
         with self._lock:
-            if self._over:
+            if self.over:
                 return None
             return self._take(turn, observation, float(reward), terminated, truncated, info)
 
@@ -172,7 +173,7 @@ class Episode:
         return self._request()
 
     def _end(self, status: str) -> None:
-        self._over = True
+        self.over = True
         self.trajectory.status = status
         self.trajectory.seconds = time.perf_counter() - self.started
 

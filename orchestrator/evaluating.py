@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
 from pathlib import Path
 
@@ -14,20 +15,28 @@ from orchestrator.launchers import launch
 
 
 def evaluate_checkpoint(config: RunConfig) -> Evaluation:
-    """Start the rollout workers, give them `model.sft`, evaluate, end. Only logs are written, to a temporary folder."""
-    with (
-        tempfile.TemporaryDirectory(prefix="rejuvenate-eval-") as logs,
-        launch(config, Path(logs), learners=False) as workers,
-    ):
-        parcel = workers.read(config.model.sft)
-        workers.deliver(parcel.handles, 0)
-        return evaluate_on(workers, config.environment, config.evaluation, config.rollout.max_tokens, config.seed, 0)
+    """Start the rollout workers, give them `model.sft`, evaluate, end.
+
+    Only logs are written, to a temporary folder that stays where something fails.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="rejuvenate-eval-"))
+    try:
+        with launch(config, folder, learners=False) as workers:
+            parcel = workers.read(config.model.sft)
+            workers.deliver(parcel.handles, 0)
+            result = evaluate_on(
+                workers, config.environment, config.evaluation, config.rollout.max_tokens, config.seed, 0
+            )
+    except RuntimeError as error:
+        raise RuntimeError(f"{error}\nlogs: {folder / 'logs'}") from error
+    shutil.rmtree(folder, ignore_errors=True)
+    return result
 
 
 def table(result: Evaluation) -> Table:
     """One row per task set."""
     found = Table(pad_edge=False)
-    for column in ("set", "kind", "tasks", "greedy", "pass@1", "pass@k", "signal", "entropy"):
+    for column in ("set", "kind", "tasks", "greedy", "pass@1", "pass@k", "signal", "entropy", "failed"):
         found.add_column(column, justify="left" if column in ("set", "kind") else "right")
     for s in result.sets:
         figures = s.summary()
@@ -40,5 +49,6 @@ def table(result: Evaluation) -> Table:
             f"{figures[f'pass@{s.k}']:.3f} (k={s.k})",
             f"{figures['signal']:.2f}",
             f"{figures['entropy']:.3f}",
+            str(s.failed),
         )
     return found

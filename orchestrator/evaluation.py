@@ -123,8 +123,11 @@ def evaluate_set(
 
 
 def succeeded(trajectory: Any) -> bool:
-    """Whether an episode is solved: `metrics["success"]` where the environment gives it, else a positive reward."""
-    return trajectory.metrics.get("success", float(trajectory.reward > 0)) > 0
+    """Whether an episode is solved: `metrics["success"]` where the environment gives it, else a positive reward.
+
+    One that failed is not, whatever it had earned before.
+    """
+    return trajectory.status not in FAILED and trajectory.metrics.get("success", float(trajectory.reward > 0)) > 0
 
 
 def mean(values: Sequence[float]) -> float:

@@ -104,15 +104,19 @@ def launch_ray(config: RunConfig, run_dir: Path, learners: bool, rollouts: bool)
         await_placement(group, wanted, config.cluster.placement_timeout_s)
         places = {bundle.name: i for i, bundle in enumerate(wanted)}
 
-        def start(actor_class: type, name: str, bundle: str, threads: int, *, share: bool = False) -> Any:
+        def start(
+            actor_class: type, name: str, bundle: str, threads: int, *, shared_gpus: Sequence[str] | None = None
+        ) -> Any:
+            """Start an actor with all that its bundle has, or as a guest in it that sees only `shared_gpus`."""
             place = wanted[places[bundle]]
+            guest = shared_gpus is not None
             actor = (
                 ray.remote(actor_class)
                 .options(
-                    num_cpus=0 if share else place.cpus,
-                    num_gpus=0 if share else place.gpus,
+                    num_cpus=0 if guest else place.cpus,
+                    num_gpus=0 if guest else place.gpus,
                     scheduling_strategy=PlacementGroupSchedulingStrategy(group, places[bundle]),
-                    runtime_env={"env_vars": actor_environment(threads)},
+                    runtime_env={"env_vars": actor_environment(threads, shared_gpus)},
                 )
                 .remote(name, str(run_dir / "logs"), {})
             )
@@ -128,7 +132,11 @@ def launch_ray(config: RunConfig, run_dir: Path, learners: bool, rollouts: bool)
         for i in range(config.rollout.workers if rollouts else 0):
             names.append(f"rollout-{i}")
             engines.append(start(RolloutActor, names[-1], names[-1], config.rollout.threads))
-        repairer = start(RejuvenationActor, "rejuvenation", wanted[0].name, config.learner.threads, share=True)
+        # Asking Ray for no GPU hides none: it would see those of engines and of other jobs.
+        on_gpu = bool(ranks) and config.learner.device == "cuda"
+        gpus = gpus_of(ranks[0], "learner-0", config.cluster.placement_timeout_s) if on_gpu else []
+        threads = config.learner.threads
+        repairer = start(RejuvenationActor, "rejuvenation", wanted[0].name, threads, shared_gpus=gpus)
         names.append("rejuvenation")
         probe_run_directory(run_dir, names, actors, config.cluster.placement_timeout_s)
 
@@ -219,14 +227,36 @@ def start_local_cluster(config: RunConfig, common: dict[str, Any], attempts: int
             log.warning("Ray did not start (%s); trying again", error)
 
 
-def actor_environment(threads: int) -> dict[str, str]:
-    """Environment variables that an actor's libraries read when they are imported."""
-    return {
+def actor_environment(threads: int, gpus: Sequence[str] | None = None) -> dict[str, str]:
+    """Environment variables that an actor's libraries read when they are imported.
+
+    Args:
+        threads: of CPU kernels.
+        gpus: ids of the GPUs to be seen by an actor that asks Ray for none; by default all of its node.
+    """
+    environment = {
         "OMP_NUM_THREADS": str(threads),
-        "DS_ACCELERATOR": os.environ.get("DS_ACCELERATOR", ""),
         "TOKENIZERS_PARALLELISM": "false",
-        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # where it gives no GPU, Ray leaves CUDA_VISIBLE_DEVICES as it is
     }
+    if gpus is not None:
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
+    return environment
+
+
+def gpus_of(actor: Any, name: str, timeout_s: float) -> list[str]:
+    """Ids, on its node, of the GPUs that Ray gave `actor`.
+
+    Raises:
+        MemberFailed: it did not start within `timeout_s`.
+    """
+
+    def ids(_: Any) -> list[str]:
+        import ray
+
+        return ray.get_runtime_context().get_accelerator_ids()["GPU"]
+
+    return RayPending(name, "start", actor.__ray_call__.remote(ids)).result(timeout_s)
 
 
 def resources(bundle: Bundle) -> dict[str, float]:

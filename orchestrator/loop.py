@@ -53,11 +53,13 @@ def train(
     sampling = Sampling(config.rollout.temperature, config.rollout.max_tokens)
     loss = Loss.of(config.algorithm, config.rollout.temperature)
     console.begin("training", total=config.algorithm.steps, at=state.step)
+    saved: dict[str, float] = {}  # seconds of the checkpoint before, which is written after its step is logged
     while state.step < config.algorithm.steps:
         clock = StageClock()
         step = state.step + 1
         with clock.stage("rollout"):
             batch = workers.generate(steps.plan_episodes(config, order, step), config.environment, sampling)
+            steps.check_usable(batch, step)
         with clock.stage("score"):
             minibatches = steps.make_minibatches(batch, config.algorithm)
         with clock.stage("update"):
@@ -72,12 +74,15 @@ def train(
         if due(step, config.evaluation.every_steps) and step < config.algorithm.steps:
             with clock.stage("evaluation"):
                 figures |= evaluate(config, workers, run_dir, step)
-        if due(step, config.checkpoint.every_steps):
-            with clock.stage("checkpoint"):
-                checkpoints.save(workers, run_dir, state, files, config.checkpoint.keep)
-        figures |= clock.seconds | rates(figures, clock.seconds) | {"policy_version": float(state.policy_version)}
-        loggers.log(step, figures)
+        figures |= clock.seconds | saved | rates(figures, clock.seconds)
+        loggers.log(step, figures | {"policy_version": float(state.policy_version)})
         console.advance(figures)
+        saved = {}
+        if due(step, config.checkpoint.every_steps):  # after the log: a run that resumes from it has all lines before
+            checkpointing = StageClock()
+            with checkpointing.stage("checkpoint"):
+                checkpoints.save(workers, run_dir, state, files, config.checkpoint.keep)
+            saved = checkpointing.seconds
     console.end()
     return state
 
@@ -100,5 +105,6 @@ def evaluate(config: RunConfig, workers: Workers, run_dir: Path, step: int) -> d
     result = evaluation.evaluate(
         workers, config.environment, config.evaluation, config.rollout.max_tokens, config.seed, step
     )
+    workers.forget_prefixes()  # the next step must not depend on whether there was an evaluation before it
     evaluation.write(result, run_dir)
     return result.figures()

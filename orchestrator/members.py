@@ -7,8 +7,10 @@ which returns a `Pending`; its `result` waits a bounded time and says what it wa
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
+
+from configs.errors import ConfigError
 
 
 class MemberFailed(RuntimeError):
@@ -66,17 +68,19 @@ class RayPending:
     def __init__(self, name: str, what: str, reference: Any) -> None:
         self._name = name
         self._what = what
-        self._reference = reference
+        self.reference = reference
 
     def result(self, timeout_s: float) -> Any:
         """Wait for the value; see `Pending.result`."""
         import ray
 
         try:
-            return ray.get(self._reference, timeout=timeout_s)
+            return ray.get(self.reference, timeout=timeout_s)
         except ray.exceptions.GetTimeoutError:
             raise MemberFailed(f"{self._name} did not finish {self._what} within {timeout_s:.0f} s") from None
         except ray.exceptions.RayTaskError as error:
+            if isinstance(error.cause, ConfigError):  # the user's to fix: there is no more to say
+                raise error.cause from None
             raise MemberFailed(f"{self._name} failed in {self._what}: {error.cause}\n{error}") from error
         except ray.exceptions.RayActorError as error:
             raise MemberFailed(f"{self._name} died during {self._what}; see its log. {error}") from error
@@ -106,6 +110,25 @@ def call_all(members: Sequence[Member], method: str, *args: Any, timeout_s: floa
 
 
 def gather(pending: Sequence[Pending], timeout_s: float, clock: Callable[[], float] = time.monotonic) -> list[Any]:
-    """Wait for all calls under one deadline."""
+    """Wait for all calls under one deadline.
+
+    Whichever fails first is raised at once: the others may be waiting for it in a collective operation.
+    """
     deadline = clock() + timeout_s
-    return [call.result(max(0.001, deadline - clock())) for call in pending]
+    results: dict[int, Any] = {}
+    waiting = dict(enumerate(pending))
+    while waiting:
+        for number in first_over(waiting, max(0.001, deadline - clock())):
+            results[number] = waiting.pop(number).result(max(0.001, deadline - clock()))
+    return [results[number] for number in range(len(pending))]
+
+
+def first_over(waiting: Mapping[int, Pending], timeout_s: float) -> list[int]:
+    """Numbers of calls that are over; where none is in time, the first, whose `result` says so."""
+    remote = {call.reference: number for number, call in waiting.items() if isinstance(call, RayPending)}
+    if len(remote) < len(waiting):  # calls of this process: one after the other
+        return [min(number for number, call in waiting.items() if not isinstance(call, RayPending))]
+    import ray
+
+    over, _ = ray.wait(list(remote), num_returns=1, timeout=timeout_s)
+    return [remote[reference] for reference in over] or [min(waiting)]

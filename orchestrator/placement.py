@@ -29,7 +29,7 @@ class Node:
 
 
 def bundles(config: RunConfig, *, learners: bool = True, rollouts: bool = True) -> list[Bundle]:
-    """One bundle per learner rank and rollout worker; the rejuvenation actor works in the first one."""
+    """One bundle per learner rank and rollout worker; the rejuvenation actor is a guest in the first."""
     wanted = []
     if learners:
         gpus = 1 if config.learner.device == "cuda" else 0

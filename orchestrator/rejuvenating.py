@@ -139,8 +139,9 @@ def calibration_pairs(config: RejuvenationConfig, environment: EnvironmentConfig
         for pair in turn_pairs(*renderer.training_example(demonstration.messages, demonstration.tools))
     ]
     if pairs:
-        return pairs[: config.calibration_pairs]
-    return greedy_pairs(sft, [renderer.prompt(demonstration.opening, demonstration.tools) for demonstration in shown])
+        return pairs  # `transform` draws `calibration_pairs` of them by seed
+    prompts = [renderer.prompt(demonstration.opening, demonstration.tools) for demonstration in shown]
+    return greedy_pairs(config, sft, prompts)
 
 
 def turn_pairs(token_ids: list[int], loss_mask: list[int]) -> list[Any]:
@@ -155,14 +156,19 @@ def turn_pairs(token_ids: list[int], loss_mask: list[int]) -> list[Any]:
     return pairs
 
 
-def greedy_pairs(checkpoint: str, prompts: list[list[int]]) -> list[Any]:
-    """Greedy answers of a checkpoint, at most `ANSWER_TOKENS` long, one prompt at a time (no padding, no surprises)."""
+def greedy_pairs(config: RejuvenationConfig, checkpoint: str, prompts: list[list[int]]) -> list[Any]:
+    """Greedy answers of a checkpoint, at most `ANSWER_TOKENS` long, one prompt at a time (no padding, no surprises).
+
+    On `rejuvenation.device`, whose memory is free again afterwards: engines start there next.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
     from rejuvenation import TokenPair
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = config.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
     model = AutoModelForCausalLM.from_pretrained(checkpoint, trust_remote_code=False).to(device).eval()
     pairs = []
     for prompt in prompts:
@@ -172,4 +178,7 @@ def greedy_pairs(checkpoint: str, prompts: list[list[int]]) -> list[Any]:
                 ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=ANSWER_TOKENS
             )
         pairs.append(TokenPair(prompt, out[0, len(prompt) :].tolist()))
+    del model
+    if device != "cpu":
+        torch.cuda.empty_cache()
     return pairs

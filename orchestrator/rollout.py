@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import math
 import time
 from collections.abc import Sequence
@@ -27,6 +28,8 @@ from orchestrator.transport import Transport, receive
 from policies.engine import Engine
 from policies.rendering import load_renderer
 from policies.trajectory import Trajectory
+
+log = logging.getLogger("rejuvenate")
 
 PATIENCE = 0.25
 """Longest wait for environments that answer at once, as a share of the engine's last step."""
@@ -50,6 +53,10 @@ class RolloutWorker:
         self.engine.update_weights(receive(self.transport, handles, self.config.timeout_s), version)
         return self.engine.policy_version
 
+    def forget_prefixes(self) -> None:
+        """Empty the engine's prefix cache, so that what comes next does not depend on what came before."""
+        self.engine.forget_prefixes()
+
     def score(self, sequences: Sequence[list[int]]) -> list[list[float]]:
         """[B][T] log-probabilities of given tokens as the engine computes them; to be compared with the learner's."""
         return self.engine.score(sequences)
@@ -67,10 +74,11 @@ class RolloutWorker:
             sampling: temperature and turn limit.
 
         Returns:
-            One trajectory per job, in the order of `jobs`. A failure of an environment is a trajectory with a status.
+            One trajectory per job, in the order of `jobs`. A failure of an environment is a trajectory with a status;
+            an episode that is not over after `config.timeout_s` is one that timed out.
 
         Raises:
-            RuntimeError: the engine failed, or the batch took longer than `config.timeout_s`.
+            RuntimeError: the engine failed, or no episode at all was over in time.
         """
         return EpisodeBatch(self, jobs, environment, sampling).run()
 
@@ -125,7 +133,8 @@ class EpisodeBatch:
                 ):
                     self._take(outcome)
                 if self.open and time.monotonic() > deadline:
-                    raise RuntimeError(self._late())
+                    self._give_up()
+                    break
                 begun = time.monotonic()
                 generations = self.worker.engine.step() if self.decoding else []
                 step_s = time.monotonic() - begun if self.worker.engine.in_process else 0.0
@@ -156,9 +165,24 @@ class EpisodeBatch:
             self.decoding[outcome.value.request_id] = episode
             self.worker.engine.submit(outcome.value)
 
-    def _late(self) -> str:
+    def _give_up(self) -> None:
+        """End the episodes that are not over in time.
+
+        Raises:
+            RuntimeError: all of them are late.
+        """
         waiting = self.open - len(self.decoding)
-        return (
+        late = (
             f"{self.open} of {len(self.episodes)} episodes were not over after rollout.timeout_s = "
             f"{self.config.timeout_s:g} s: {len(self.decoding)} were decoding, {waiting} waited for their environment"
         )
+        if self.open == len(self.episodes):
+            raise RuntimeError(late)
+        log.warning("%s", late)
+        self.worker.threads.forget()
+        self.worker.engine.abort(list(self.decoding))
+        for episode in self.episodes:
+            if not episode.over:
+                episode.fail("timed_out", f"not over after rollout.timeout_s = {self.config.timeout_s:g} s")
+                if episode.env is not None:
+                    self.worker.discard_env(episode.env)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from configs.errors import ConfigError
 from configs.loader import as_mapping, load, to_yaml
@@ -15,8 +16,19 @@ from orchestrator.launchers import launch
 from orchestrator.parcel import Parcel
 from orchestrator.workers import Workers
 
-MAY_DIFFER_ON_RESUME = {"resume", "run_dir", "cluster", "launcher", "logging", "checkpoint"}
-"""Fields that a resumed run may change; any other would make it a different run."""
+MAY_DIFFER_ON_RESUME = {
+    "resume",
+    "run_dir",
+    "cluster",
+    "launcher",
+    "logging",
+    "checkpoint",
+    "learner.micro_batch_tokens",
+}
+"""Fields and sections that a resumed run may change, and all time limits; any other would make it a different run.
+
+Another `learner.micro_batch_tokens` adds up the same gradients in another order: equal but for rounding.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +67,29 @@ def open_run(config: RunConfig, run_dir: Path) -> None:
 
 def check_same(config: RunConfig, before: RunConfig) -> None:
     """Raise `ConfigError` at the first field in which a resumed run differs from the run it continues."""
-    now, then = as_mapping(config), as_mapping(before)
+    now, then = leaves(as_mapping(config)), leaves(as_mapping(before))
     if config.algorithm.steps >= before.algorithm.steps:  # a run may be made longer
-        now["algorithm"] = now["algorithm"] | {"steps": then["algorithm"]["steps"]}
-    for section in now:
-        if section not in MAY_DIFFER_ON_RESUME and now[section] != then[section]:
+        now["algorithm.steps"] = then["algorithm.steps"]
+    for field in sorted(now.keys() | then.keys()):
+        section = field.partition(".")[0]
+        is_limit = field.endswith("timeout_s") and section != "environment"
+        if {field, section} & MAY_DIFFER_ON_RESUME or is_limit:
+            continue
+        if now.get(field) != then.get(field):
             raise ConfigError(
-                section,
-                f"must be as in the run that is resumed ({then[section]})",
-                now[section],
+                field,
+                f"must be as in the run that is resumed ({then.get(field)!r})",
+                now.get(field),
                 "Give the same files and overrides, or start a new run in another run_dir.",
             )
+
+
+def leaves(mapping: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Dotted field -> value; lists are values."""
+    found: dict[str, Any] = {}
+    for name, value in mapping.items():
+        found |= leaves(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return found
 
 
 def run_on(config: RunConfig, workers: Workers, run_dir: Path, console: Console) -> Result:
@@ -77,6 +101,7 @@ def run_on(config: RunConfig, workers: Workers, run_dir: Path, console: Console)
         ConfigError: the run needs workers that were launched otherwise.
     """
     workers.check_fits(config)
+    workers.check_files(config)
     parcel, state = start_policy(config, workers, run_dir, console)
     recorded = loggers.Loggers(config.logging, run_dir, state.step)
     try:

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from configs.errors import ConfigError
 from configs.run import RunConfig
 from orchestrator import loggers, run_directory
 from orchestrator.console import Console
-from orchestrator.demonstrations import demonstrations
+from orchestrator.conversations import Conversation, conversations
 from orchestrator.launchers import launch
 from orchestrator.parcel import write_small_files
 from orchestrator.running import Result, RunState
@@ -68,58 +65,7 @@ def batch_indices(examples: int, batch_size: int, step: int, seed: int) -> list[
     return indices
 
 
-def conversations(config: RunConfig) -> list[tuple[list[dict[str, Any]], list[dict[str, Any]] | None]]:
-    """Messages and tools of every example: from `sft.data`, or demonstrations of the training environment.
-
-    Raises:
-        ConfigError: the file is missing or malformed, or the environment has no demonstrations.
-    """
-    if config.sft.data is not None:
-        return read_conversations(Path(config.sft.data))
-    found = demonstrations(config.environment, config.sft.examples)
-    if not all(demonstration.messages for demonstration in found):
-        raise ConfigError(
-            "sft.data",
-            "must be given: the environment has no demonstrations",
-            config.environment.id,
-            'Give a JSONL of {"messages": [...]} lines, or define expert_turns in the environment.',
-        )
-    return [(demonstration.messages or [], demonstration.tools) for demonstration in found]
-
-
-def read_conversations(path: Path) -> list[tuple[list[dict[str, Any]], list[dict[str, Any]] | None]]:
-    """Read a JSONL of `{"messages": [...], "tools": [...]}` lines; `tools` is optional.
-
-    Raises:
-        ConfigError: no such file, a line that is no conversation (its number is said), or none at all.
-    """
-    if not path.is_file():
-        raise ConfigError("sft.data", "must be an existing JSONL file", str(path), "Check the path.")
-    found = []
-    for number, line in enumerate(path.read_text().split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-            messages = [{**message, "role": message["role"]} for message in row["messages"]]
-            if not messages or messages[-1]["role"] != "assistant":
-                raise ValueError
-            found.append((messages, row.get("tools")))
-        except (ValueError, KeyError, TypeError):
-            raise ConfigError(
-                "sft.data",
-                'must hold {"messages": [...]} that ends with an assistant message on each line',
-                f"{path}:{number}",
-                "Correct that line.",
-            ) from None
-    if not found:
-        raise ConfigError("sft.data", "must hold at least one conversation", str(path), "Add lines to it.")
-    return found
-
-
-def render(
-    examples: Sequence[tuple[list[dict[str, Any]], list[dict[str, Any]] | None]], files: dict[str, bytes]
-) -> list[Sample]:
+def render(examples: Sequence[Conversation], files: dict[str, bytes]) -> list[Sample]:
     """Token ids and masks: 1 on assistant turns, their end-of-turn token included."""
     from policies.rendering import load_renderer
 

@@ -59,6 +59,18 @@ def plan_episodes(config: RunConfig, order: TaskOrder, step: int) -> list[Episod
     ]
 
 
+def check_usable(trajectories: Sequence[Trajectory], step: int) -> None:
+    """Raise `RuntimeError` when every episode of a training step failed: the environment is broken, not the policy."""
+    failed = [t for t in trajectories if t.status in FAILED]
+    if failed and len(failed) == len(trajectories):
+        first = failed[0]
+        raise RuntimeError(
+            f"all {len(failed)} episodes of training step {step} failed, the first one as {first.status}: "
+            f"{first.error}. The rollout workers' logs have the traceback; resume=true goes on from the last "
+            "checkpoint."
+        )
+
+
 def groups_of(trajectories: Sequence[Trajectory]) -> list[list[Trajectory]]:
     """Siblings together, in the order of their groups; failed episodes left out."""
     groups: dict[int, list[Trajectory]] = {}

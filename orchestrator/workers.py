@@ -80,6 +80,26 @@ class Workers:
                         "Give all runs on these workers the same value, or launch workers for this run alone.",
                     )
 
+    def check_files(self, config: RunConfig) -> None:
+        """Check that a run's checkpoints have the tokenizer, template and shape that the engines were started with.
+
+        Raises:
+            ConfigError: names the first file that differs.
+        """
+        if config.model == self.config.model:
+            return
+        limit = self.config.rejuvenation.timeout_s
+        then = self.rejuvenator.start("files", self.config.model).result(limit)
+        now = self.rejuvenator.start("files", config.model).result(limit)
+        for name in sorted(then.keys() | now.keys()):
+            if then.get(name) != now.get(name):
+                raise ConfigError(
+                    "model",
+                    f"must have the {name} that the workers were launched with ({self.config.model.sft})",
+                    config.model.sft,
+                    "Start a run of its own for checkpoints with another tokenizer, template or shape.",
+                )
+
     def wait_for_engines(self) -> None:
         """Wait until all engines have started."""
         gather(self._starting, self.config.rollout.start_timeout_s)
@@ -125,6 +145,10 @@ class Workers:
         results = gather([call for _, call in calls], limit)
         found = {(t.group, t.sample): t for batch in results for t in batch}
         return [found[job.group, job.sample] for job in jobs]
+
+    def forget_prefixes(self) -> None:
+        """Empty the engines' prefix caches."""
+        call_all(self.rollouts, "forget_prefixes", timeout_s=self.config.rollout.timeout_s)
 
     def update(self, samples: Sequence[Any], loss: Any) -> dict[str, float]:
         """One optimizer step of the learner group; the figures are equal on all ranks."""

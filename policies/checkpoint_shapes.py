@@ -9,18 +9,23 @@ import torch
 from torch import Tensor
 
 
-def checkpoint_shapes(model_dir: str | Path) -> dict[str, tuple[int, ...]]:
-    """Return name -> shape of every tensor of the checkpoint, tied embeddings once.
+def checkpoint_shapes(model_dir: str | Path) -> tuple[dict[str, tuple[int, ...]], set[str]]:
+    """What a checkpoint's tensors are called and how large they are.
 
     Args:
         model_dir: a directory with a `config.json`.
+
+    Returns:
+        name -> shape of every tensor, tied embeddings once; and the other names of tied tensors (`lm_head.weight`),
+        under which some checkpoints hold them a second time.
     """
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.from_pretrained(str(model_dir))
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-    return {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    shapes = {name: tuple(parameter.shape) for name, parameter in model.named_parameters()}
+    return shapes, {name for name, _ in model.named_parameters(remove_duplicate=False)} - set(shapes)
 
 
 def check_complete(named: Iterable[tuple[str, Tensor]], shapes: dict[str, tuple[int, ...]], version: int) -> None:

@@ -87,7 +87,7 @@ class Engine:
         self.in_process = config.device == "cpu" if in_process is None else in_process
         """Whether `step` computes in this process."""
         self._stop_token_ids = sorted({*end_of_turn_ids(self.model_dir), *stop_token_ids})
-        self._shapes = checkpoint_shapes(self.model_dir)
+        self._shapes, self._duplicates = checkpoint_shapes(self.model_dir)
         self._failure: str | None = None
         set_environment(config, in_process=self.in_process, log_path=self.log_path)
         self._vllm = _start(config, self.model_dir, load_weights)
@@ -126,6 +126,11 @@ class Engine:
     def abort(self, request_ids: Sequence[str]) -> None:
         """Forget these requests; they never come back."""
         self._vllm.abort_request(list(request_ids))
+
+    def forget_prefixes(self) -> None:
+        """Empty the prefix cache; the engine is idle."""
+        self._check_idle("forget_prefixes")
+        self._vllm.reset_prefix_cache()
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:
         """Return one generation per request, in their order.
@@ -183,7 +188,8 @@ class Engine:
         weight is touched: a refused update leaves the engine as it was.
 
         Args:
-            buckets: lists of (checkpoint name, tensor), together the whole checkpoint.
+            buckets: lists of (checkpoint name, tensor), together the whole checkpoint; a tied tensor that comes a
+                second time under its other name is passed over.
             version: policy_version of these weights.
 
         Raises:
@@ -192,7 +198,8 @@ class Engine:
         from policies import weight_transfer
 
         self._check_idle("update_weights")
-        parts = [list(bucket) for bucket in buckets]
+        kept = ([pair for pair in bucket if pair[0] not in self._duplicates] for bucket in buckets)
+        parts = [part for part in kept if part]
         check_complete((pair for part in parts for pair in part), self._shapes, version)
         try:
             weight_transfer.send(self._vllm, parts, version, in_process=self.in_process)
@@ -333,6 +340,8 @@ def _start(config: RolloutConfig, model_dir: str, load_weights: bool) -> Any:
         max_model_len=config.max_model_len,
         max_num_seqs=config.max_num_seqs,
         tensor_parallel_size=config.tensor_parallel,
+        # Left to itself vLLM starts Ray actors of its own, for which the bundle of a rollout worker has no room.
+        distributed_executor_backend="mp" if config.tensor_parallel > 1 else None,
         gpu_memory_utilization=config.gpu_memory_utilization,
         enforce_eager=config.enforce_eager,
         enable_prefix_caching=True,

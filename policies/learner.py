@@ -139,9 +139,10 @@ class Learner:
         scores = torch.zeros(2, starts[-1], device=self.device)
         engine.eval()
         with torch.no_grad():
-            for chosen in split(lengths, self.config.micro_batch_tokens, self.ranks)[self.rank]:
+            plan = split(lengths, self.config.micro_batch_tokens, self.ranks)
+            for chosen, pieces in zip(plan[self.rank], self._pieces(samples, plan), strict=True):
                 batch = collate(samples, chosen).to(self.device)
-                found = engine(batch.input_ids, batch.positions, batch.targets, temperature)
+                found = engine(batch.input_ids, batch.positions, batch.targets, temperature, pieces)
                 where = [starts[i] + t for i in chosen for t, flag in enumerate(samples[i].loss_mask) if flag]
                 if where:  # a dummy has no place in the result
                     scores[:, torch.tensor(where, device=self.device)] = torch.stack(found)
@@ -191,10 +192,12 @@ class Learner:
         plan = split([len(s.token_ids) for s in samples], self.config.micro_batch_tokens, self.ranks)
         sums: dict[str, Tensor] = {}
         gap = torch.zeros((), device=self.device)
-        for index, chosen in enumerate(plan[self.rank]):
+        for index, (chosen, pieces) in enumerate(zip(plan[self.rank], self._pieces(samples, plan), strict=True)):
             batch = collate(samples, chosen).to(self.device)
             engine.set_gradient_accumulation_boundary(index == len(plan[self.rank]) - 1)
-            policy_logprobs, entropies = engine(batch.input_ids, batch.positions, batch.targets, loss.temperature)
+            policy_logprobs, entropies = engine(
+                batch.input_ids, batch.positions, batch.targets, loss.temperature, pieces
+            )
             inputs = LossInputs(
                 policy_logprobs, entropies, batch.advantages, batch.rollout_logprobs, batch.ref_logprobs, loss
             )
@@ -240,6 +243,15 @@ class Learner:
                 torch.distributed.all_reduce(gap, op=torch.distributed.ReduceOp.MAX)
             metrics["rollout_logprob_gap_max"] = float(gap)
         return metrics
+
+    def _pieces(self, samples: Sequence[Sample], plan: Sequence[Sequence[tuple[int, ...]]]) -> list[int]:
+        """For each micro-batch of `plan`, in how many pieces every rank's lm_head runs.
+
+        As many as the rank with most positions needs: ranks that run it another number of times hang under ZeRO-3.
+        """
+        counts = [sum(s.loss_mask) for s in samples]
+        largest = [max(sum(counts[i] for i in chosen) for chosen in together) for together in zip(*plan, strict=True)]
+        return [self._ready().module.pieces_needed(count) for count in largest]
 
     def _sum(self, tensor: Tensor) -> None:
         """Sum `tensor` over ranks, in place."""

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-LOGITS_PER_CHUNK = 1 << 26
-"""Logits held at once; beyond it the lm_head runs in chunks that are recomputed in the backward pass."""
+LOGITS_PER_PIECE = 1 << 26
+"""Logits held at once; beyond it the lm_head runs in pieces that are recomputed in the backward pass."""
 
 
 def token_logprobs(logits: Tensor, targets: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -44,13 +44,18 @@ class ScoredPolicy(nn.Module):
     causal, so padding is never attended to and no attention mask is needed (which keeps the fast causal kernel).
     """
 
-    def __init__(self, model: nn.Module, logits_per_chunk: int = LOGITS_PER_CHUNK) -> None:
+    def __init__(self, model: nn.Module, logits_per_piece: int = LOGITS_PER_PIECE) -> None:
         super().__init__()
         self.model = model
-        self.logits_per_chunk = logits_per_chunk
+        self.logits_per_piece = logits_per_piece
+
+    def pieces_needed(self, positions: int) -> int:
+        """In how many pieces the lm_head must run over so many positions."""
+        rows = max(1, self.logits_per_piece // self.model.config.vocab_size)
+        return max(1, -(-positions // rows))
 
     def forward(
-        self, input_ids: Tensor, positions: Tensor, targets: Tensor, temperature: float
+        self, input_ids: Tensor, positions: Tensor, targets: Tensor, temperature: float, pieces: int
     ) -> tuple[Tensor, Tensor]:
         """Score `targets` as the tokens that follow `positions`.
 
@@ -59,19 +64,21 @@ class ScoredPolicy(nn.Module):
             positions: [N] int64, index into the flattened [B * T]: where the predicting token stands.
             targets: [N] int64, the token that follows it.
             temperature: of the distribution scored.
+            pieces: how often the lm_head runs, each time on its share of the positions, which may be none; at least
+                `pieces_needed(N)`. The same on every rank: ZeRO-3 collects the lm_head's weight from all ranks each
+                time.
 
         Returns:
             logprobs [N] float32 and entropies [N] float32 (no gradient).
         """
         hidden = self.model.model(input_ids=input_ids, use_cache=False).last_hidden_state
         hidden = hidden.reshape(-1, hidden.shape[-1]).index_select(0, positions)
-        rows = max(1, self.logits_per_chunk // self.model.config.vocab_size)
-        if len(targets) <= rows:
+        if pieces == 1:
             return self._score(hidden, targets, temperature)
         parts = [
             # determinism_check: ZeRO-3 frees the weight between forward and recomputation, which is no error.
             checkpoint(self._score, h, t, temperature, use_reentrant=False, determinism_check="none")
-            for h, t in zip(hidden.split(rows), targets.split(rows), strict=True)
+            for h, t in zip(hidden.tensor_split(pieces), targets.tensor_split(pieces), strict=True)
         ]
         return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
 

@@ -43,14 +43,13 @@ def join_process_group(config: LearnerConfig) -> tuple[int, int, torch.device]:
     if int(os.environ["WORLD_SIZE"]) != config.ranks:
         raise ValueError(f"WORLD_SIZE must be learner.ranks ({config.ranks}), got {os.environ['WORLD_SIZE']}")
     if config.device == "cpu":
-        os.environ["DS_ACCELERATOR"] = "cpu"  # read once, when deepspeed is first imported
         device = torch.device("cpu")
     else:
         if not torch.cuda.is_available():
             raise ValueError("learner.device must be a device of this machine, got 'cuda': no GPU is visible, use cpu")
-        os.environ.setdefault("DS_ACCELERATOR", "cuda")
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
+    os.environ["DS_ACCELERATOR"] = config.device  # read once, when deepspeed is first imported
     import deepspeed
 
     # Its shared-memory all-reduce serves inference only, yet would be compiled (20 s to 2 min) when the group is made.
@@ -93,7 +92,7 @@ def settings(config: LearnerConfig) -> dict[str, Any]:
         zero["overlap_comm"] = config.device == "cuda"
     if config.offload_optimizer and config.zero_stage >= 1 and config.device == "cuda":
         zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
-    return {
+    found: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "zero_optimization": zero,
@@ -103,6 +102,9 @@ def settings(config: LearnerConfig) -> dict[str, Any]:
         "gradient_clipping": config.grad_clip if clips_gradients(config) else 0.0,
         "steps_per_print": 1 << 40,
     }
+    if config.dtype == "bfloat16" and config.zero_stage > 0:  # without ZeRO it takes the model's dtype only
+        found["data_types"] = {"grad_accum_dtype": "fp32"}
+    return found
 
 
 def clips_gradients(config: LearnerConfig) -> bool:

@@ -57,31 +57,35 @@ def load_pairs(path: str | Path, tokenizer_dir: str | Path) -> list[TokenPair]:
     """Read a JSONL file of `{"messages": [...]}` or `{"prompt": ..., "response": ...}` lines.
 
     Text becomes tokens by the chat template in `tokenizer_dir`; without one, prompt and response are joined as they
-    are and the end-of-sequence token is added. Every assistant turn is one pair.
+    are and the end-of-sequence token is added. Every assistant turn is one pair and ends with its end-of-turn token.
 
     Raises:
-        ConfigError: the file does not exist, or holds no pair.
+        ConfigError: the file does not exist, or holds no pair; or nothing says what ends a response.
         ValueError: a line is malformed; the message names file and line.
     """
     path = Path(path)
     if not path.is_file():
         raise ConfigError("calibration", "must be an existing JSONL file", str(path), "Check the path.")
+    from jinja2 import TemplateError
     from transformers import AutoTokenizer
 
-    tokenizer = AutoTokenizer.from_pretrained(str(tokenizer_dir))
+    from rejuvenation.turns import Turns
+
+    turns = Turns(AutoTokenizer.from_pretrained(str(tokenizer_dir)), str(tokenizer_dir))
     pairs: list[TokenPair] = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if line.strip():
-            try:
-                row = json.loads(line)
-                conversation = _messages(row)
-                pairs += [
-                    _pair(tokenizer, conversation[:turn], conversation[turn], row.get("tools"))
-                    for turn, message in enumerate(conversation)
-                    if message["role"] == "assistant" and turn > 0
-                ]
-            except (ValueError, KeyError, TypeError) as error:
-                raise ValueError(f"{path}, line {number}: {error}") from error
+    with path.open("rb") as file:  # lines end with \n alone: a string may hold what Unicode calls a line separator
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                try:
+                    row = json.loads(line)
+                    conversation = _messages(row)
+                    pairs += [
+                        turns.pair(conversation[:turn], conversation[turn], row.get("tools"))
+                        for turn, message in enumerate(conversation)
+                        if message["role"] == "assistant" and turn > 0
+                    ]
+                except (ValueError, KeyError, TypeError, TemplateError) as error:
+                    raise ValueError(f"{path}, line {number}: {error}") from error
     if not pairs:
         raise ConfigError("calibration", "must hold at least one assistant turn", str(path), "Add lines to it.")
     return pairs
@@ -93,20 +97,3 @@ def _messages(row: Any) -> list[dict[str, Any]]:
     if isinstance(row, dict) and isinstance(row.get("prompt"), str) and isinstance(row.get("response"), str):
         return [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": row["response"]}]
     raise ValueError('expected {"messages": [...]} or {"prompt": "...", "response": "..."}')
-
-
-def _pair(tokenizer: Any, before: list[dict[str, Any]], turn: dict[str, Any], tools: Any) -> TokenPair:
-    """Tokens of one assistant turn after the messages before it; nothing after its end-of-turn token."""
-    if tokenizer.chat_template:
-        prompt = tokenizer.apply_chat_template(before, tools=tools, add_generation_prompt=True, tokenize=False)
-        whole = tokenizer.apply_chat_template([*before, turn], tools=tools, tokenize=False)
-        if not whole.startswith(prompt):
-            raise ValueError("the chat template renders the prompt differently once the answer follows")
-        response_ids = tokenizer(whole[len(prompt) :], add_special_tokens=False)["input_ids"]
-    else:
-        prompt = "".join(message["content"] for message in before)
-        response_ids = tokenizer(turn["content"], add_special_tokens=False)["input_ids"] + [tokenizer.eos_token_id]
-    prompt_ids = tokenizer(prompt, add_special_tokens=not tokenizer.chat_template)["input_ids"]
-    if tokenizer.eos_token_id in response_ids:
-        response_ids = response_ids[: response_ids.index(tokenizer.eos_token_id) + 1]
-    return TokenPair(prompt_ids, response_ids)

@@ -83,6 +83,8 @@ def climb(task: str, base: Path, rungs: dict[str, Path]) -> None:
 
 def ensure_moderate(task: str, directory: Path) -> Path:
     """Build Mod, which does not ship, from the shipped base in seconds, unless it is there; returns `directory`."""
-    if not (directory / "model.safetensors").is_file():
-        climb(task, HERE / task / "base", {"sft_mod": directory})
+    if not directory.is_dir():
+        staging = directory.with_name(f".{directory.name}.partial")
+        climb(task, HERE / task / "base", {"sft_mod": staging})
+        staging.rename(directory)
     return directory

@@ -34,6 +34,7 @@ def test_organisation_and_name_is_a_hub_name_unless_it_is_a_path(tmp_path, monke
     (tmp_path / "Qwen").mkdir()
     (tmp_path / "Qwen" / "local").mkdir()
     assert not is_hub_name("Qwen/local")
+    assert not is_hub_name("Qwen/lcoal"), "a typo beside a folder of one's own"
 
 
 def test_shape_of_a_config():

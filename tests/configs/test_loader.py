@@ -26,6 +26,11 @@ def test_files_merge_left_to_right_and_overrides_come_last(tmp_path):
 def test_another_environment_does_not_inherit_keyword_arguments():
     config = load(["configs/math_toy.yaml"], ["environment.id=my_env:UnitConverter"])
     assert config.environment.kwargs == {}
+    for overrides in (
+        ["environment.kwargs.x=4", "environment.id=my_env:E"],
+        ["environment.id=my_env:E", "environment.kwargs.x=4"],
+    ):
+        assert load(["configs/math_toy.yaml"], overrides).environment.kwargs == {"x": 4}
     config = load(["configs/math_toy.yaml"], ["environment.id=rejuvenate/Arithmetic-v0", "environment.kwargs.seed=4"])
     assert config.environment.kwargs == {"operations_min": 4, "operations_max": 4, "operand_max": 50, "seed": 4}
 

@@ -9,10 +9,10 @@ from configs.errors import ConfigError
 from envs.arithmetic import ArithmeticEnv
 from envs.registry import REGISTRATIONS, accepted_kwargs, register_all
 
-CONVERTER = "examples.environments.unit_converter:UnitConverter"
+EXAMPLE = "examples.environments.next_letter:NextLetter"
 
 
-@pytest.mark.parametrize("environment_id", [*REGISTRATIONS, CONVERTER])
+@pytest.mark.parametrize("environment_id", [*REGISTRATIONS, EXAMPLE])
 def test_made_environments_have_a_spec_and_no_wrapper(environment_id):
     env = envs.make(environment_id, {"seed": 3})
     assert env.unwrapped is env
@@ -42,11 +42,11 @@ def test_vectors_of_environments_can_be_made():
         ("Zzz", ["is not a registered id", "rejuvenate/Lookup-v0", "package.module:Class"]),
         ("", ["is not a registered id"]),
         ("no_such_package.module:Env", ["cannot be imported (No module named 'no_such_package')", "install it"]),
-        ("examples.environments.unit_converter:UnitConvert", ["names nothing in", "Did you mean 'UnitConverter'?"]),
-        ("examples.environments.unit_converter:METRES", ["must name a subclass of gymnasium.Env"]),
+        ("examples.environments.next_letter:NextLeter", ["names nothing in", "Did you mean 'NextLetter'?"]),
+        ("examples.environments.next_letter:LETTERS", ["must name a subclass of gymnasium.Env"]),
         ("json:JSONDecoder", ["must name a subclass of gymnasium.Env"]),
         (":Env", ["cannot be imported"]),
-        ("examples.environments.unit_converter:", ["names nothing in"]),
+        ("examples.environments.next_letter:", ["names nothing in"]),
     ],
 )
 def test_unknown_environments_are_explained(environment_id, parts):
@@ -89,6 +89,26 @@ def test_an_id_that_importing_a_module_registers(tmp_path, monkeypatch):
 def test_wrong_keyword_arguments_are_explained(kwargs, message):
     with pytest.raises(ConfigError, match=message):
         envs.make("rejuvenate/Arithmetic-v0", kwargs)
+
+
+class Positional(gymnasium.Env):
+    def __init__(self, size, steps=3, *args, render_mode=None, **kwargs):
+        self.size = size
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"steps": 4}])
+def test_a_missing_positional_argument_is_named(kwargs):
+    with pytest.raises(ConfigError, match=r"environment\.kwargs\.size is needed by Positional, got None"):
+        envs.make(f"{__name__}:Positional", kwargs)
+    assert envs.make(f"{__name__}:Positional", kwargs | {"size": 2}).unwrapped.size == 2
+
+
+def test_an_argument_that_the_registration_gives_is_not_missing():
+    gymnasium.register("own/Positional-v0", entry_point=Positional, kwargs={"size": 5})
+    try:
+        assert envs.make("own/Positional-v0").unwrapped.size == 5
+    finally:
+        gymnasium.registry.pop("own/Positional-v0")
 
 
 def test_accepted_keywords_follow_the_bases():

@@ -125,3 +125,21 @@ def test_a_file_without_rows_is_refused(tmp_path):
     file.write_text("\n")
     with pytest.raises(ConfigError, match="must hold rows of split train"):
         QuestionAnswerEnv(path=str(file))
+
+
+def test_a_path_may_start_at_the_home_directory(path, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert QuestionAnswerEnv(path="~/questions.jsonl").num_tasks == len(ROWS)
+
+
+@pytest.mark.parametrize("path", ["~/none.jsonl", "~no_such_user/none.jsonl"])
+def test_a_missing_file_is_named_as_it_was_given(path):
+    with pytest.raises(ConfigError, match=f"must be a file, got '?{path}"):
+        QuestionAnswerEnv(path=path)
+
+
+def test_a_broken_line_names_the_path_as_it_was_given(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "broken_at_home.jsonl").write_text("{")
+    with pytest.raises(ConfigError, match=r"on line 1 .*, got '?~/broken_at_home\.jsonl"):
+        QuestionAnswerEnv(path="~/broken_at_home.jsonl")

@@ -1,3 +1,5 @@
+from typing import Any, Literal
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -5,6 +7,7 @@ from hypothesis import strategies as st
 from configs.errors import ConfigError
 from envs import ToolEnv, check_environment, tool
 from envs.tool_calls import format_hermes
+from envs.tools import tools_of
 
 
 class Till(ToolEnv):
@@ -132,6 +135,72 @@ def test_tool_messages_name_their_tool_and_no_made_up_one():
     env.reset()
     observation = env.step(format_hermes("add", {"amount": 1}) + format_hermes("made_up", {}))[0]
     assert [(message["role"], message["name"]) for message in observation] == [("tool", "add"), ("tool", "unknown")]
+
+
+class Shop(ToolEnv):
+    """Buy things; no answer is right."""
+
+    def first_messages(self, task):
+        return "Buy."
+
+    @tool
+    def buy(
+        self,
+        price: float = 1.0,
+        count: int = 1,
+        name: str = "",
+        wrapped: bool = False,
+        size: Literal["s", "l"] = "s",
+        gift: str | None = None,
+        colours: list[str] | None = None,
+        notes: dict[str, float] | None = None,
+        anything: Any = None,
+    ) -> str:
+        """Buy something."""
+        return f"{float(price)} {count}"
+
+    @tool
+    def complain(self, about: int) -> str:
+        """Complain."""
+        raise ValueError(about**20)
+
+    def finish(self, text):
+        return 0.0
+
+
+def shopping(*calls):
+    """Play one turn of calls; return the contents of the tool messages."""
+    env = Shop()
+    env.reset(options={"task": {}})
+    return [message["content"] for message in env.step("".join(calls))[0]]
+
+
+def test_an_integer_beyond_every_float_is_a_wrong_argument_only():
+    contents = shopping(format_hermes("buy", {"price": 10**400}), format_hermes("buy", {"price": 2}))
+    assert contents == ["Error: argument 'price' must be number, got an integer of more than 20 digits", "2.0 1"]
+
+
+def test_an_error_that_cannot_be_shown_is_named_by_its_type():
+    assert shopping(format_hermes("complain", {"about": 10**400})) == ["Error: ValueError"]
+
+
+def test_a_check_of_arguments_that_raises_costs_only_its_own_call(monkeypatch):
+    monkeypatch.setattr("envs.tool_env.argument_error", lambda schema, arguments: {}["x"])
+    assert shopping(format_hermes("buy", {})) == ["Error: 'x'"]
+
+
+HUGE = st.sampled_from([10**309, -(10**400), 10**4000])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | HUGE | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+PARAMETERS = tools_of(Shop)["buy"]["function"]["parameters"]["properties"]
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.sampled_from(sorted(PARAMETERS)), JSON))
+def test_no_arguments_end_the_episode(arguments):
+    assert len(shopping(format_hermes("buy", arguments))) == 1
 
 
 def test_calls_beyond_the_limit_of_a_turn_are_refused():

@@ -1,6 +1,8 @@
 from typing import Any, Literal
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from envs.tools import argument_error, schema_of, tool, tools_of
 
@@ -108,6 +110,8 @@ VALID = {"name": "Ada", "seats": 2}
         {},
         {"price": 2},
         {"price": 2.5, "window": True},
+        {"price": 10**308},
+        {"seats": 10**400},
         {"seat_class": "business"},
         {"extras": None},
         {"extras": []},
@@ -132,6 +136,9 @@ def test_fitting_arguments_pass(extra):
         (VALID | {"seats": None}, "argument 'seats' must be integer, got null"),
         (VALID | {"price": False}, "argument 'price' must be number, got false"),
         (VALID | {"price": float("inf")}, "argument 'price' must be number, got Infinity"),
+        (VALID | {"price": 10**400}, "argument 'price' must be number, got an integer of more than 20 digits"),
+        (VALID | {"price": -(10**309)}, "argument 'price' must be number, got an integer of more than 20 digits"),
+        (VALID | {"price": float("nan")}, "argument 'price' must be number, got NaN"),
         (VALID | {"window": 1}, "argument 'window' must be boolean, got 1"),
         (VALID | {"seat_class": "first"}, "argument 'seat_class' must be one of 'economy', 'business', got 'first'"),
         (VALID | {"extras": [1]}, "argument 'extras' must be array of string or null, got array of 1"),
@@ -145,6 +152,21 @@ def test_wrong_arguments_are_named(arguments, message):
     assert error is not None
     assert error.startswith(message)
     assert len(error) < 200
+
+
+HUGE = st.sampled_from([10**309, -(10**400), 10**4000])
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | HUGE | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+PARAMETERS = tools_of(Desk)["book"]["function"]["parameters"]["properties"]
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.sampled_from([*PARAMETERS, "other"]), JSON))
+def test_any_json_either_fits_or_is_named(arguments):
+    error = argument_error(tools_of(Desk)["book"], VALID | arguments)
+    assert error is None or len(error) < 200
 
 
 def _no_docstring(self, a: int): ...

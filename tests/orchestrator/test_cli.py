@@ -33,6 +33,12 @@ def pair(tmp_path_factory):
     (folder / "pickled").mkdir()
     (folder / "pickled" / "config.json").write_text(json.dumps({"architectures": ["Qwen2ForCausalLM"]}))
     (folder / "pickled" / "pytorch_model.bin").write_bytes(b"\x80\x04.")
+    for name, architecture, size in (("llama", "LlamaForCausalLM", 64), ("vision", "VisionModel", None)):
+        (folder / name).mkdir()
+        found = json.loads((folder / "base" / "config.json").read_text())
+        changed = found | {"architectures": [architecture], "hidden_size": size}
+        (folder / name / "config.json").write_text(json.dumps(changed))
+        (folder / name / "model.safetensors").write_bytes(b"")
     (folder / "bad.yaml").write_text("learner: {lr: [}\n")
     (folder / "list.yaml").write_text("- 1\n- 2\n")
     (folder / "taken").mkdir()
@@ -66,6 +72,13 @@ ERRORS = {
     "nothing to resume": (["resume=true"], "resume", "needs a run in run_dir", "new-run'", "start afresh"),
     "prompt leaves no room": (["rollout.max_tokens=96"], "rollout.max_tokens", "must be below", "96", "Leave room"),
     "doubled evaluation set": (["evaluation.sets=[{{name: a}},{{name: a}}]"], "evaluation.sets", "distinct", "['a', 'a']", "Rename"),
+    "typo in a relative path": (["model.sft=examples/sft_ovr"], "model.sft", "must be an existing directory", "'examples/sft_ovr'", "Hugging Face"),
+    "missing calibration": (["rejuvenation.calibration={dir}/no.jsonl"], "rejuvenation.calibration", "must be an existing JSONL file", "/no.jsonl'", "Check the path"),
+    "reset of another architecture": (["model.base={dir}/llama", "model.sft={dir}/llama"], "rejuvenation.reset", "must be none", "['LlamaForCausalLM']", "fusion works"),
+    "no text-only shape": (["model.base={dir}/vision", "model.sft={dir}/vision"], "model.base", "must state hidden_size", "['VisionModel']", "decoder"),
+    "no such device": (["rejuvenation.device=gpu"], "rejuvenation.device", "must be auto, cpu, cuda or cuda:N", "'gpu'", "auto"),
+    "greedy training": (["rollout.temperature=0"], "rollout.temperature", "must be > 0", "0", "above 0"),
+    "weights for a file": (["{dir}/sft/model.safetensors"], "config file", "must be a text file", "model.safetensors'", "YAML"),
     "null where a value is needed": (["learner.lr=null"], "learner.lr", "must be of type float", "'None'", "docstring"),
 }  # fmt: skip
 
@@ -173,3 +186,56 @@ def test_relative_run_dir_is_refused_under_a_ray_job(pair, capsys, monkeypatch):
     )  # fmt: skip
     assert code == 2
     assert "absolute path under a Ray job" in err
+
+
+def test_the_gpu_example_is_planned_as_it_ships(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "data" / "gsm8k").mkdir(parents=True)
+    gsm8k_files(tmp_path)
+    for name in ("train", "test"):
+        (tmp_path / "data" / "gsm8k" / f"{name}.jsonl").write_text((tmp_path / "problems.jsonl").read_text())
+    code, out, err = call(
+        capsys, monkeypatch, "plan", "configs/gsm8k_qwen2_0.5b.yaml", "--cluster", "nodes=1,gpus=2,cpus=16"
+    )
+    assert (code, err) == (0, "")
+    assert "fits" in out
+
+
+def test_an_environment_beside_the_user_is_found(tmp_path):
+    (tmp_path / "my_env.py").write_text(Path("examples/environments/next_letter.py").read_text())
+    toy = Path("examples/toy/tool").resolve()
+    arguments = [
+        Path("configs/tool_toy.yaml").resolve(), f"model.base={toy}/base", f"model.sft={toy}/sft_over",
+        f"run_dir={tmp_path}/run", "environment.id=my_env:NextLetter", "evaluation.sets=[]",
+    ]  # fmt: skip
+    command = Path(sys.executable).with_name("rejuvenate")  # a console script has no current directory on its path
+    result = subprocess.run(
+        [command, "plan", *map(str, arguments), "--cluster", "nodes=1,cpus=4"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert "my_env:NextLetter" in result.stdout
+
+
+def test_sft_needs_neither_the_checkpoint_that_it_makes_nor_an_environment_beside_its_data(pair, tmp_path):
+    from orchestrator.cli import load_config
+
+    defaults = {"model": {"sft": "${model.base}"}, "environment": {"id": ""}}
+    config = load_config([f"model.base={pair}/base", "sft.data=x.jsonl"], defaults)
+    assert config.model.sft == config.model.base
+
+
+@pytest.mark.parametrize(
+    ("extra", "field"),
+    [
+        ([], "environment.id must be given where sft.data is not"),
+        (["sft.data={dir}/no.jsonl"], "sft.data must be an existing JSONL file"),
+        (["environment.id=benchmarks.relay:RelayEnv"], "sft.data must be given: the environment has no demonstrations"),
+    ],
+)
+def test_sft_without_conversations_is_refused_before_anything_starts(extra, field, pair, capsys, monkeypatch, tmp_path):
+    arguments = [f"model.base={pair}/base", f"run_dir={tmp_path}/run", *(text.format(dir=pair) for text in extra)]
+    code, _, err = call(capsys, monkeypatch, "sft", *arguments)
+    assert code == 2
+    assert err.startswith(f"rejuvenate: {field}"), err
+    assert not (tmp_path / "run").exists()

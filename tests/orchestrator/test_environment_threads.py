@@ -142,3 +142,15 @@ def test_a_hanging_environment_does_not_keep_the_process_from_ending():
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
     assert result.stdout.strip() == "timed_out", result.stderr
+
+
+def test_the_traceback_of_an_environment_is_logged_once(caplog):
+    def broken():
+        return {}["missing"]
+
+    threads = EnvironmentThreads(2, timeout_s=30)
+    for owner in range(5):
+        threads.start(owner, broken)
+    assert len(collect_all(threads)) == 5
+    assert caplog.text.count("in broken") == 1
+    assert "KeyError: 'missing'" in caplog.text

@@ -100,3 +100,4 @@ def test_without_a_success_metric_a_positive_reward_is_a_success():
 
     assert succeeded(Trajectory(0, 0, {}, reward=0.5))
     assert not succeeded(Trajectory(0, 0, {}, reward=0.0))
+    assert not succeeded(Trajectory(0, 0, {}, reward=0.5, status="timed_out")), "what it had earned does not count"

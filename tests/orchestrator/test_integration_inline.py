@@ -6,6 +6,10 @@ One engine and one learner serve all tests of this module: vLLM takes seconds to
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -205,23 +209,29 @@ def test_trajectories_on_disk_are_the_ones_that_were_trained_on(finished):
     assert reward == pytest.approx(read_metrics(finished.run_dir)[0]["reward"])
 
 
-def test_environment_written_by_following_the_docs_trains(workers, config, folder, finished):
-    from dataclasses import replace
-
-    from configs.environment import EnvironmentConfig, EvaluationConfig
-
-    run_dir = folder / "converter"
-    own = replace(
-        config,
-        run_dir=str(run_dir),
-        environment=EnvironmentConfig("examples.environments.unit_converter:UnitConverter"),
-        evaluation=EvaluationConfig(),
-        model=replace(config.model, start="sft"),
-        algorithm=replace(config.algorithm, steps=1, drop_equal_groups=False),
-    )
-    open_run(own, run_dir)
-    run_on(own, workers, run_dir, Console())
-    row = read_metrics(run_dir)[0]
-    assert row["failed_episodes"] == 0
-    assert "env/tool_calls" in row
-    assert row["tokens"] > 0
+@pytest.mark.timeout(600)
+def test_environment_written_by_following_the_readme_trains(tmp_path):
+    """The README's environment, saved where the README says, run by its command on the shipped toy."""
+    readme = Path("README.md").read_text()
+    program = readme.partition("save this as `my_env.py`:\n\n```python\n")[2].partition("```")[0]
+    assert len(program.splitlines()) <= 25
+    (tmp_path / "my_env.py").write_text(program)
+    command = readme.partition("```bash\nrejuvenate run configs/tool_toy.yaml ")[2].partition("\n```")[0]
+    arguments = [
+        argument for argument in shlex.split(command.replace("\\\n", " ")) if not argument.startswith("run_dir=")
+    ]
+    assert "environment.id=my_env:NextLetter" in arguments
+    run_dir = tmp_path / "run"
+    small = ["algorithm.steps=2", "algorithm.prompts_per_step=8", "launcher=inline", f"run_dir={run_dir}"]
+    result = subprocess.run(
+        [sys.executable, "-m", "orchestrator", "run", "configs/tool_toy.yaml", *arguments, *small],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)}, capture_output=True, text=True, timeout=500,
+    )  # fmt: skip
+    assert result.returncode == 0, result.stderr[-3000:]
+    rows = read_metrics(run_dir)
+    assert [row["failed_episodes"] for row in rows] == [0, 0]
+    assert rows[0]["env/tool_calls"] > 0.5
+    assert rows[0]["groups_without_signal"] < 1, "siblings differ in reward"
+    assert rows[0]["grad_norm"] > 0
+    before, after = (dict(read_tensors(str(run_dir / name))) for name in ("rejuvenated", "final"))
+    assert any(not torch.equal(before[name].float(), after[name].float()) for name in after)

@@ -39,7 +39,7 @@ def test_killed_run_resumes_exactly(launcher, tmp_path):
         "ray": [],
         "zero3": ["learner.ranks=2", "learner.zero_stage=3", "learner.cpus=0.5", "algorithm.kl_coef=0.1"],
     }[launcher]
-    how += [f"algorithm.steps={STEPS}", "checkpoint.every_steps=2"]
+    how += [f"algorithm.steps={STEPS}", "checkpoint.every_steps=2", "evaluation.every_steps=2"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     with open(tmp_path / "log.txt", "w") as log:
         assert start(overrides(tmp_path, whole, *how), log).wait(420) == 0, (tmp_path / "log.txt").read_text()[-3000:]

@@ -64,3 +64,46 @@ def test_a_call_past_the_common_deadline_fails_though_it_alone_is_quick_enough()
 
 def test_member_failure_pickles():
     assert str(pickle.loads(pickle.dumps(MemberFailed("rollout-1 died")))) == "rollout-1 died"
+
+
+def test_the_first_failure_is_raised_though_another_call_is_still_waiting(monkeypatch):
+    """A rank that fails leaves the others waiting in a collective operation: its error is the one to see, at once."""
+    import ray
+
+    from orchestrator.members import RayPending
+
+    def get(reference, timeout):
+        if reference == "rank 1":
+            raise ray.exceptions.RayTaskError("update", "remote traceback", MemoryError("no room"))
+        raise AssertionError("nobody waits for rank 0")
+
+    monkeypatch.setattr(ray, "wait", lambda references, num_returns, timeout: (["rank 1"], ["rank 0"]))
+    monkeypatch.setattr(ray, "get", get)
+    with pytest.raises(MemberFailed, match="learner-1 failed in update: no room"):
+        gather([RayPending(f"learner-{i}", "update", f"rank {i}") for i in range(2)], 600)
+
+
+def test_remote_calls_return_in_the_order_of_the_members(monkeypatch):
+    import ray
+
+    from orchestrator.members import RayPending
+
+    monkeypatch.setattr(ray, "wait", lambda references, num_returns, timeout: (references[-1:], references[:-1]))
+    monkeypatch.setattr(ray, "get", lambda reference, timeout: reference.upper())
+    assert gather([RayPending(f"m{i}", "f", name) for i, name in enumerate("abc")], 9) == ["A", "B", "C"]
+
+
+def test_what_the_user_has_to_fix_comes_out_of_an_actor_as_it_is(monkeypatch):
+    import ray
+
+    from configs.errors import ConfigError
+    from orchestrator.members import RayPending
+
+    error = ConfigError("model.sft", "must be whole", "x", "Copy it again.")
+
+    def get(reference, timeout):
+        raise ray.exceptions.RayTaskError("prepare", "remote traceback", error)
+
+    monkeypatch.setattr(ray, "get", get)
+    with pytest.raises(ConfigError, match="must be whole"):
+        RayPending("rejuvenation", "prepare", "ref").result(1)

@@ -147,3 +147,24 @@ def test_constructor_that_raises_or_hangs_costs_its_own_episode_only():
     assert [t.error for t in found if t.status == "environment_error"] == ["OSError: no container"]
     assert (len(worker.returned), worker.discarded) == (4, [])
     hang.set()
+
+
+def test_late_episodes_time_out_and_the_others_are_kept():
+    hang = threading.Event()
+
+    class SlowTask(ChainEnv):
+        def step(self, text):
+            if self.n == 1:
+                hang.wait(60)
+            return super().step(text)
+
+    engine = FakeEngine()
+    worker = FakeWorker(config(timeout_s=0.5), engine, SlowTask)
+    with takes_less_than(20):
+        found = run(worker, jobs(groups=3, size=1))
+    assert [t.status for t in found] == ["finished", "timed_out", "finished"]
+    assert "not over after rollout.timeout_s = 0.5 s" in found[1].error
+    assert len(worker.discarded) == 1
+    hang.set()
+    engine.submitted.clear()
+    assert [t.status for t in run(worker, jobs(groups=1))] == ["finished"] * 2, "the worker goes on"

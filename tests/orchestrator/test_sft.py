@@ -3,7 +3,8 @@ import json
 import pytest
 
 from configs.errors import ConfigError
-from orchestrator.sft import batch_indices, conversations, read_conversations
+from orchestrator.conversations import conversations, read_conversations
+from orchestrator.sft import batch_indices
 from tests.orchestrator.fakes import run_config
 
 TURNS = [{"role": "user", "content": "2+2"}, {"role": "assistant", "content": "4"}]

@@ -1,7 +1,7 @@
 import pytest
 
 from configs.algorithm import AlgorithmConfig
-from orchestrator.steps import TaskOrder, describe, groups_of, learn, make_minibatches, plan_episodes
+from orchestrator.steps import TaskOrder, check_usable, describe, groups_of, learn, make_minibatches, plan_episodes
 from policies.losses import Loss
 from policies.trajectory import Trajectory, TurnRecord
 from tests.orchestrator.fakes import FakeLearners, run_config
@@ -136,3 +136,13 @@ def test_figures_of_a_worked_batch():
 def test_batch_in_which_every_episode_failed_still_has_figures():
     found = describe([trajectory(0, s, 0.0, status="environment_error") for s in range(2)])
     assert (found["reward"], found["failed_episodes"], found["sampled_tokens"]) == (0.0, 2.0, 0.0)
+
+
+def test_a_step_in_which_every_episode_failed_stops_the_run():
+    failed = [trajectory(0, s, 0.0, status="environment_error") for s in range(2)]
+    failed[0].error = "KeyError: 'tool'"
+    check_usable([*failed, trajectory(1, 0, 0.0)], 4)
+    with pytest.raises(
+        RuntimeError, match=r"all 2 episodes of training step 4 failed.*environment_error: KeyError: 'tool'"
+    ):
+        check_usable(failed, 4)

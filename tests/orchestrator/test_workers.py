@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from configs.environment import EnvironmentConfig
@@ -125,3 +127,16 @@ def test_what_is_due_after_a_step(step, every, expected):
 def test_rates_of_a_worked_step():
     found = rates({"sampled_tokens": 300.0, "tokens": 200.0}, {"time/rollout_s": 2.0, "time/update_s": 4.0})
     assert found == {"rollout_tokens_per_s": 150.0, "learner_tokens_per_s": 50.0}
+
+
+def test_checkpoints_with_another_tokenizer_need_workers_of_their_own():
+    class Files:
+        def files(self, model):
+            return {"tokenizer.json": b"new" if model.sft == "new" else b"old", "config.json": b"same"}
+
+    workers = make([FakeRollout()])
+    workers.rejuvenator = InlineMember("rejuvenation", Files())
+    config = workers.config
+    workers.check_files(replace(config, model=replace(config.model, sft="other")))
+    with pytest.raises(ConfigError, match=r"model must have the tokenizer\.json that the workers were launched with"):
+        workers.check_files(replace(config, model=replace(config.model, sft="new")))

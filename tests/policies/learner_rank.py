@@ -22,6 +22,9 @@ from policies.losses import Loss
 
 STAGES = {1: (0, 3), 2: (0, 1, 2, 3)}
 BUDGETS = (64, 4096)
+ROWS = 5
+"""Positions whose logits are held at once, where the lm_head runs in pieces."""
+BFLOAT16_STAGES = (1, 2, 3)
 # Adam divides by |gradient|: where a gradient is near zero its first step is the sign of a rounding error. With eps far
 # above the gradients the step is linear in them, so weights can be compared as closely as gradients.
 LINEAR = {"lr": 0.1, "eps": 1.0, "weight_decay": 0.01}
@@ -67,6 +70,43 @@ def one_step(learner: Learner, samples: list[Sample], loss: Loss) -> dict[str, A
     return {"metrics": metrics, "gradients": found, "weights": weights(learner)}
 
 
+def run_in_pieces(checkpoint: Path, ranks: int, rows: int | None) -> dict[str, Any]:
+    """A step and scores with the lm_head running over at most `rows` positions at once (`None`: over all)."""
+    samples = minibatch(14, seed=1)
+    config = LearnerConfig(ranks=ranks, zero_stage=3, micro_batch_tokens=64, **LINEAR)
+    learner = Learner(config, str(checkpoint), seed=0, load_weights=True)
+    policy = learner._engine.module
+    if rows is not None:
+        policy.logits_per_piece = rows * policy.model.config.vocab_size
+    learner.snapshot_reference()
+    found = {"step": one_step(learner, samples, Loss("grpo", kl_coef=0.1))}
+    longest = max(samples, key=lambda s: sum(s.loss_mask))
+    found["one sample"] = one_step(learner, [longest], Loss("sft"))  # the second rank has a dummy only
+    found["logprobs"] = learner.logprobs([s.token_ids for s in samples], 0.7)[0]
+    found["reference"] = learner.reference_logprobs(samples, 0.7)
+    learner.close()
+    return found
+
+
+def run_bfloat16(checkpoint: str, out: Path, ranks: int, stage: int) -> dict[str, Any]:
+    """Gradients of one sample and of 64 micro-batches that are that sample each; then steps, saved and resumed."""
+    sample = Sample([3, 8, 5, 9, 4, 7], [0, 0, 1, 1, 1, 1])
+    config = LearnerConfig(ranks=ranks, zero_stage=stage, dtype="bfloat16", micro_batch_tokens=6, lr=1e-3)
+    learner = Learner(config, checkpoint, seed=0, load_weights=True)
+    start = weights(learner)
+    few = one_step(learner, [sample] * ranks, Loss("sft"))["gradients"]
+    learner.load_weights(start.items())
+    many = one_step(learner, [sample] * ranks * 64, Loss("sft"))["gradients"]
+    learner.save(out / f"checkpoint_bfloat16_{stage}")
+    uninterrupted = one_step(learner, minibatch(6, seed=2), Loss("grpo"))
+    learner.close()
+    learner = Learner(config, checkpoint, seed=1)
+    learner.load(out / f"checkpoint_bfloat16_{stage}")
+    resumed = one_step(learner, minibatch(6, seed=2), Loss("grpo"))
+    learner.close()
+    return {"few": few, "many": many, "uninterrupted": uninterrupted, "resumed": resumed, "start": start}
+
+
 def run_rank(checkpoint: str, out: Path, ranks: int, rank: int, port: str) -> None:
     names = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
     os.environ |= dict(zip(names, (str(ranks), str(rank), str(rank), "127.0.0.1", port), strict=True))
@@ -107,6 +147,12 @@ def run_rank(checkpoint: str, out: Path, ranks: int, rank: int, port: str) -> No
         metrics = [learner.update(samples, Loss("grpo", kl_coef=0.1)) for _ in range(2)]
         results["resumed", stage] = (metrics, weights(learner), random_before)
         learner.close()
+    if ranks == 2:
+        for name in ("tied", "untied"):
+            for rows in (None, ROWS):
+                results["pieces", name, rows] = run_in_pieces(out / name, ranks, rows)
+        for stage in BFLOAT16_STAGES:
+            results["bfloat16", stage] = run_bfloat16(checkpoint, out, ranks, stage)
     torch.save(results, out / f"results_{ranks}_{rank}.pt")
 
 

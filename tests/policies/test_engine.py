@@ -6,7 +6,8 @@ import sys
 import pytest
 import torch
 
-from policies.engine import GenerationRequest
+from configs.rollout import RolloutConfig
+from policies.engine import GenerationRequest, _start
 from tests.pico import EOS, make_tokenizer, reference_logprobs
 
 EOS_ID = make_tokenizer().convert_tokens_to_ids(EOS)
@@ -161,3 +162,15 @@ def test_vllm_logs_into_the_given_file_and_leaves_torch_its_thread_count(engine)
 def test_importing_the_engine_imports_neither_vllm_nor_transformers():
     code = "import sys, policies.engine; sys.exit(bool({'vllm', 'transformers', 'deepspeed'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 0
+
+
+@pytest.mark.parametrize(("tensor_parallel", "backend"), [(1, None), (2, "mp")])
+def test_engine_over_several_gpus_runs_in_processes_of_its_own_and_not_in_ray_s(
+    pico_dir, monkeypatch, tensor_parallel, backend
+):
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+    monkeypatch.setattr(LLMEngine, "from_engine_args", lambda args: args)
+    config = RolloutConfig(device="cuda", tensor_parallel=tensor_parallel)
+    args = _start(config, str(pico_dir), load_weights=False)
+    assert (args.tensor_parallel_size, args.distributed_executor_backend) == (tensor_parallel, backend)

@@ -7,12 +7,15 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
+from configs.learner import LearnerConfig
+from policies import zero
 from tests.pico import make_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -26,6 +29,24 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_checkpoint(tmp_path_factory.mktemp("pico"))
 
 
+def make_wide_checkpoint(directory: Path, *, tied: bool) -> None:
+    """A model whose embedding and lm_head ZeRO-3 partitions: below 100,000 elements DeepSpeed keeps tensors whole."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    torch.manual_seed(0)
+    config = Qwen2Config(
+        vocab_size=1024,
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=1,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        tie_word_embeddings=tied,
+        initializer_range=0.08,
+    )
+    Qwen2ForCausalLM(config).save_pretrained(directory)
+
+
 def free_port() -> str:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -36,6 +57,8 @@ def free_port() -> str:
 def results(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], dict[Any, Any]]:
     """What each rank of a one-rank and of a two-rank learner group found, by (ranks, rank)."""
     out = tmp_path_factory.mktemp("ranks")
+    for name in ("tied", "untied"):
+        make_wide_checkpoint(out / name, tied=name == "tied")
     environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(ROOT / "tests/policies/learner_rank.py"), str(checkpoint), str(out)]
     with (out / "log.txt").open("w+") as log:
@@ -203,3 +226,81 @@ def test_learning_rate_warms_up_linearly(results: Any) -> None:
     assert results[1, 0]["one sample", 0]["metrics"]["lr"] == pytest.approx(1e-3 / 3)  # lr 1e-3, warmup_steps 3
     assert results[1, 0]["lr"] == pytest.approx([2e-3 / 3, 1e-3])
     assert results[1, 0]["kl", 0]["lr"] == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("name", ["tied", "untied"])
+def test_zero3_ranks_with_unequal_positions_run_the_lm_head_equally_often(results: Any, name: str, rank: int) -> None:
+    from learner_rank import ROWS, minibatch
+
+    from policies.batching import split
+
+    samples = minibatch(14, seed=1)
+    counts = [sum(s.loss_mask) for s in samples]
+    plan = split([len(s.token_ids) for s in samples], 64, 2)
+    needed = [[-(-sum(counts[i] for i in chosen) // ROWS) for chosen in part] for part in plan]
+    assert needed[0] != needed[1], "so the ranks' own positions ask for different numbers of pieces"
+
+    found, wanted = results[2, rank]["pieces", name, ROWS], results[2, rank]["pieces", name, None]
+    for what in ("step", "one sample"):
+        for part in ("gradients", "weights"):
+            assert all(relative(found[what][part], wanted[what][part], n) < 1e-6 for n in wanted[what][part]), what
+        assert found[what]["metrics"] == pytest.approx(wanted[what]["metrics"], rel=1e-5, abs=1e-7)
+    for what in ("logprobs", "reference"):
+        for row, wanted_row in zip(found[what], wanted[what], strict=True):
+            assert row == pytest.approx(wanted_row, abs=1e-5)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_bfloat16_gradients_of_micro_batches_are_added_up_in_float32(results: Any, stage: int) -> None:
+    """64 micro-batches of one sample, each with 1/64 of the weight: in float32 their sum is the sample's gradient."""
+    for rank in range(2):
+        found = results[2, rank]["bfloat16", stage]
+        assert all(torch.equal(found["many"][name], found["few"][name]) for name in found["few"])
+        assert all(tensor.dtype == torch.float32 for tensor in found["many"].values())
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_bfloat16_learner_steps_and_resumes_exactly(results: Any, stage: int) -> None:
+    for rank in range(2):
+        found = results[2, rank]["bfloat16", stage]
+        after, resumed = found["uninterrupted"], found["resumed"]
+        assert resumed["metrics"] == after["metrics"]
+        assert all(torch.equal(resumed["weights"][n], after["weights"][n]) for n in after["weights"])
+        assert all(tensor.dtype == torch.bfloat16 for tensor in after["weights"].values())
+        assert any(not torch.equal(after["weights"][n], found["start"][n]) for n in found["start"])
+
+
+@pytest.mark.parametrize(("stage", "wanted"), [(0, None), (1, "fp32"), (2, "fp32"), (3, "fp32")])
+def test_deepspeed_adds_up_bfloat16_gradients_in_float32_where_it_can(stage: int, wanted: str | None) -> None:
+    found = zero.settings(LearnerConfig(zero_stage=stage, dtype="bfloat16"))
+    assert found.get("data_types", {}).get("grad_accum_dtype") == wanted
+    assert "data_types" not in zero.settings(LearnerConfig(zero_stage=stage))
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("inherited", [None, "", "xpu"])
+def test_deepspeed_is_told_the_configured_device(
+    monkeypatch: pytest.MonkeyPatch, device: str, inherited: str | None
+) -> None:
+    class Joined(Exception):
+        pass
+
+    def init_distributed(backend: str, **_: Any) -> None:
+        raise Joined(os.environ["DS_ACCELERATOR"], backend)
+
+    fake = SimpleNamespace(
+        ops=SimpleNamespace(__compatible_ops__={}), init_distributed=init_distributed
+    )  # the real one takes its device for the rest of the process
+    monkeypatch.setitem(sys.modules, "deepspeed", fake)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: None)
+    environment = {"RANK": "0", "WORLD_SIZE": "1", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("DS_ACCELERATOR", inherited or "")
+    if inherited is None:
+        monkeypatch.delenv("DS_ACCELERATOR")
+    with pytest.raises(Joined) as joined:
+        zero.join_process_group(LearnerConfig(device=device))
+    assert joined.value.args == (device, "gloo" if device == "cpu" else "nccl")

@@ -148,6 +148,15 @@ def test_bfloat16_weights_arrive_exactly_in_a_float32_engine(engine, pico_dir):
     assert_held(engine, weights)
 
 
+def test_tied_lm_head_that_a_checkpoint_stores_again_is_passed_over(engine, pico_dir):
+    weights = moved(checkpoint(pico_dir), 8)
+    stored_again = {"lm_head.weight": torch.zeros_like(weights[EMBEDDING]), **weights}  # fills a bucket of its own
+    send(engine, stored_again, 75)
+    assert engine.policy_version == 75
+    assert_held(engine, weights)
+    assert largest_gap(engine.score(SEQUENCES), reference_logprobs(pico_dir, weights, SEQUENCES)) < 1e-3
+
+
 def test_untied_engine_without_weights_waits_for_the_first_update(engine, tmp_path):
     engine.close()  # one engine per process at a time; this test is the module's last
     directory = make_checkpoint(tmp_path / "untied", tied=False, seed=3)

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from configs.rejuvenation import RejuvenationConfig
+from rejuvenation import transform
+from rejuvenation.alignment import Alignment
+from rejuvenation.checkpoint import CheckpointReader
+from rejuvenation.diagnosis import drift, sum_of_squares
+from tests.rejuvenation.tiny import moved, qwen2, save
+
+
+def test_drift_does_not_depend_on_the_number_of_threads(tmp_path: Path) -> None:
+    base = qwen2(0, intermediate_size=4001)  # 128,032 elements in each of gate, up, down
+    alignment = Alignment(
+        CheckpointReader(save(base, tmp_path / "base")), CheckpointReader(save(moved(base, 1), tmp_path / "sft"))
+    )
+    values = torch.randn(1_000_003, generator=torch.Generator().manual_seed(0))
+    threads = torch.get_num_threads()
+    found = []
+    try:
+        for count in (1, 2, 3):
+            torch.set_num_threads(count)
+            found.append((drift(alignment), sum_of_squares(values)))
+    finally:
+        torch.set_num_threads(threads)
+    assert found[0] == found[1] == found[2]
+    assert found[0][0]["up"] == pytest.approx(0.1, rel=0.05)
+    assert found[0][1] == pytest.approx(values.double().square().sum().item(), rel=1e-6)
+
+
+def test_dtypes_without_arithmetic_are_left_out_and_said(tmp_path: Path) -> None:
+    base, sft = save(qwen2(0), tmp_path / "base"), save(moved(qwen2(0), 1), tmp_path / "sft")
+    for directory in (base, sft):
+        tensors = load_file(directory / "model.safetensors")
+        for layer in range(2):
+            tensors[f"model.layers.{layer}.scale"] = torch.ones(4).to(torch.float8_e4m3fn)
+        save_file(tensors, directory / "model.safetensors", {"format": "pt"})
+    report = transform(base, sft, tmp_path / "out", RejuvenationConfig(reset="none"), [], seed=0)
+    assert report.notes == ["model.layers.0.scale and 1 more: dtype float8_e4m3fn, left out of the drift"]
+    assert "other" not in report.drift
+    assert report.drift["all"] > 0
