@@ -83,31 +83,31 @@ class Side:
         return answer
 
 
-def bench_rollout(size: str, model_dir: str, threads: int) -> list[dict[str, Any]]:
+def bench_rollout(size: str, folder: Path, threads: int) -> list[dict[str, Any]]:
     """Rollout worker against bare vLLM, math and multi-turn."""
-    worker = Side(rollout_sides.serve_worker, model_dir, threads, None)
-    requests = {}
-    for task in rollout_sides.TASKS:  # a warm-up that also records what the bare side is to do
-        worker.measure(task)
-        requests[task] = worker.ask(True)
-    bare = Side(rollout_sides.serve_bare, model_dir, threads, requests)
     rows = []
     for task in rollout_sides.TASKS:
+        model_dir = str(make_model(size, folder / f"{size}-{task}", rollout_sides.END_TOKENS[task]))
+        worker = Side(rollout_sides.serve_worker, model_dir, threads, None)
+        worker.measure(task)  # a warm-up that also records what the bare side is to do
+        requests = worker.ask(True)
+        bare = Side(rollout_sides.serve_bare, model_dir, threads, {task: requests})
         bare.measure(task)
         ours, limit = [], []
         for _ in range(ROUNDS):
             ours.append(worker.measure(task))
             worker.tell(False)
             limit.append(bare.measure(task))
-        turns = sum(map(len, requests[task])) / len(requests[task])
+        worker.close()
+        bare.close()
+        turns = sum(map(len, requests)) / len(requests)
         rows.append(row(f"rollout, {task}", size, ours, limit, REQUIRED["rollout"]) | {"turns_per_episode": turns})
-    worker.close()
-    bare.close()
     return rows
 
 
-def bench_learner(size: str, model_dir: str, threads: int) -> list[dict[str, Any]]:
+def bench_learner(size: str, folder: Path, threads: int) -> list[dict[str, Any]]:
     """Learner against a bare torch loop, on the same samples in every round."""
+    model_dir = str(make_model(size, folder / size))
     ours_side = Side(learner_sides.serve_learner, model_dir, threads, None)
     bare_side = Side(learner_sides.serve_bare, model_dir, threads, None)
     rounds = [(ours_side.measure(learner_sides.SEED), bare_side.measure(learner_sides.SEED)) for _ in range(ROUNDS + 1)]
@@ -117,7 +117,7 @@ def bench_learner(size: str, model_dir: str, threads: int) -> list[dict[str, Any
     return [row("learner", size, ours, limit, REQUIRED["learner"])]
 
 
-BENCHES: dict[str, Callable[[str, str, int], list[dict[str, Any]]]] = {
+BENCHES: dict[str, Callable[[str, Path, int], list[dict[str, Any]]]] = {
     "rollout": bench_rollout,
     "learner": bench_learner,
 }
@@ -181,9 +181,9 @@ def main() -> None:
     rows = []
     for size in options.sizes.split(","):
         with tempfile.TemporaryDirectory() as folder:
-            model_dir = str(make_model(size, Path(folder) / size))
             for part in options.parts.split(","):
-                measured = [r | {"threads": options.threads} for r in BENCHES[part](size, model_dir, options.threads)]
+                found = BENCHES[part](size, Path(folder), options.threads)
+                measured = [r | {"threads": options.threads} for r in found]
                 save(measured, options.output)
                 rows += measured
     show(rows)

@@ -16,8 +16,15 @@ SIZES = {
 """0.75M and 22.6M parameters, float32."""
 
 
-def make_model(size: str, directory: Path) -> Path:
-    """Write a checkpoint of `size` and return its directory."""
+def make_model(size: str, directory: Path, end_tokens: int = 1) -> Path:
+    """Write a checkpoint and return its directory.
+
+    Args:
+        size: a key of `SIZES`.
+        directory: made if missing.
+        end_tokens: how many of the 64 tokens end a turn: random weights draw each about as often, so that turns last
+            64 / end_tokens tokens in the mean where no limit cuts them.
+    """
     torch.manual_seed(0)
     tokenizer = build_tokenizer()
     config = Qwen2Config(
@@ -31,7 +38,8 @@ def make_model(size: str, directory: Path) -> Path:
         **SIZES[size],
     )
     model = Qwen2ForCausalLM(config)
-    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    ends = [tokenizer.eos_token_id, *range(len(tokenizer) - end_tokens + 1, len(tokenizer))]
+    model.generation_config = GenerationConfig(eos_token_id=ends, pad_token_id=tokenizer.pad_token_id)
     model.save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory

@@ -22,6 +22,8 @@ MATH = EnvironmentConfig("rejuvenate/Arithmetic-v0", {"operations_min": 3, "oper
 TURNS = EnvironmentConfig("benchmarks.relay:RelayEnv", {})
 TASKS = {"math": (MATH, 48, 1), "multi-turn": (TURNS, 24, LAST_TURN)}
 """Task -> environment, longest turn in tokens, and turns of an episode that no limit cut short."""
+END_TOKENS = {"math": 1, "multi-turn": 8}
+"""Task -> how many of the 64 tokens end a turn: eight, so that few turns are cut and most episodes have all three."""
 
 
 def rollout_config(threads: int) -> RolloutConfig:
@@ -70,6 +72,7 @@ def fault_of(task: str, trajectories: Sequence[Trajectory]) -> str | None:
 def serve_bare(connection: Connection, model_dir: str, threads: int, requests: dict[str, list]) -> None:
     """The limit: `vllm.LLM` on the recorded prompts. A next turn is submitted the moment the last one ends."""
     from orchestrator.seeding import derive
+    from policies.checkpoint_shapes import end_of_turn_ids
     from policies.engine import set_environment
 
     set_environment(rollout_config(threads), in_process=True, log_path=None)
@@ -84,7 +87,7 @@ def serve_bare(connection: Connection, model_dir: str, threads: int, requests: d
         logprobs_mode="processed_logprobs", enable_prefix_caching=True,
         enable_chunked_prefill=False, max_num_batched_tokens=8192,  # vLLM on CPU cannot split a seeded request
     )  # fmt: skip
-    stop = [llm.model_config.hf_config.eos_token_id]
+    stop = sorted(end_of_turn_ids(model_dir))
 
     def params(episode: int, turn: int, max_tokens: int) -> SamplingParams:
         return SamplingParams(

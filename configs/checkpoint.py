@@ -22,7 +22,6 @@ ARCHITECTURE_KEYS = (
     "head_dim",
     "hidden_act",
     "rms_norm_eps",
-    "rope_theta",
 )
 """config.json keys in which base and SFT checkpoint must agree where both state them."""
 EXACT_ARCHITECTURES = ("Qwen2ForCausalLM",)

@@ -34,9 +34,9 @@ def load(
         ConfigError: unknown key, wrong type, value out of bounds, missing value, missing or unreadable file.
     """
     # One layer for all overrides: an environment.id beside environment.kwargs must not drop them, whatever the order.
-    last: Any = OmegaConf.merge(*(OmegaConf.create(parse_override(text)) for text in overrides)) if overrides else {}
-    layers = [dict(defaults or {}), *(read_yaml(Path(file)) for file in files)]
-    layers.append(OmegaConf.to_container(last, resolve=False) if overrides else {})
+    last: Any = OmegaConf.merge({}, *(OmegaConf.create(parse_override(text)) for text in overrides))
+    layers: list[Any] = [dict(defaults or {}), *(read_yaml(Path(file)) for file in files)]
+    layers.append(OmegaConf.to_container(last, resolve=False))
     merged = OmegaConf.structured(RunConfig)
     for layer in layers:
         check_keys(layer, RunConfig, "")

@@ -159,7 +159,7 @@ def turn_pairs(token_ids: list[int], loss_mask: list[int]) -> list[Any]:
 def greedy_pairs(config: RejuvenationConfig, checkpoint: str, prompts: list[list[int]]) -> list[Any]:
     """Greedy answers of a checkpoint, at most `ANSWER_TOKENS` long, one prompt at a time (no padding, no surprises).
 
-    On `rejuvenation.device`, whose memory is free again afterwards: engines start there next.
+    On `rejuvenation.device`, whose memory is free again afterwards: the learner needs it next.
     """
     import torch
     from transformers import AutoModelForCausalLM

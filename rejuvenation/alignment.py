@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import torch
 
+from configs.checkpoint import ARCHITECTURE_KEYS
 from configs.errors import ConfigError
 from rejuvenation.checkpoint import CheckpointReader
 
@@ -13,19 +14,6 @@ EMBEDDING = "embed_tokens.weight"
 LM_HEAD = "lm_head.weight"
 VOCABULARY = (EMBEDDING, LM_HEAD, "lm_head.bias")
 BUFFERS = ("rotary_emb.inv_freq",)
-
-ARCHITECTURE = (
-    "model_type",
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "head_dim",
-    "hidden_act",
-    "rms_norm_eps",
-)
-"""config.json keys that must agree where both checkpoints state them."""
 
 
 class Alignment:
@@ -40,8 +28,8 @@ class Alignment:
         sft: the checkpoint to repair.
 
     Raises:
-        ConfigError: the two configs name different architectures.
-        ValueError: a tensor is missing, extra or misshaped; the message names it.
+        ConfigError: the two configs name different architectures, or a tensor is missing, extra or misshaped; the
+            message names it.
     """
 
     def __init__(self, base: CheckpointReader, sft: CheckpointReader) -> None:
@@ -65,18 +53,14 @@ class Alignment:
         if name not in self.base:
             embedding = _embedding_of(self.base)
             if name != LM_HEAD or embedding is None or self.base.config.get("tie_word_embeddings") is False:
-                raise ValueError(
-                    f"tensor {name} of the SFT checkpoint {self.sft.directory} is missing in the base checkpoint "
-                    f"{self.base.directory}: they are not two stages of one model."
-                )
+                raise self._mismatch("base", f"must hold tensor {name}, as the SFT checkpoint does", None)
             self.notes.append(f"{name}: only the SFT checkpoint stores it; fused with the base's tied {embedding}")
             source = embedding
         expected, found = self.sft.entries[name].shape, self.base.entries[source].shape
         if expected != found:
             if not (name.endswith(VOCABULARY) and len(expected) == len(found) and expected[1:] == found[1:]):
-                raise ValueError(
-                    f"tensor {name} has shape {list(expected)} in the SFT checkpoint and {list(found)} in the base."
-                )
+                rule = f"must hold tensor {name} in the SFT checkpoint's shape {list(expected)}"
+                raise self._mismatch("base", rule, list(found))
             if expected[0] > found[0]:
                 self.notes.append(f"{name}: {expected[0] - found[0]} rows that the base lacks stay the SFT's")
             else:
@@ -93,8 +77,13 @@ class Alignment:
             if same or self.base.config.get("tie_word_embeddings"):
                 self.notes.append(f"{name}: only the base stores it; the SFT checkpoint ties it to {embedding}")
                 return
-            raise ValueError(f"tensor {name} is tied to {embedding} in the SFT checkpoint but differs from it in base.")
-        raise ValueError(f"tensor {name} of the base checkpoint is missing in the SFT checkpoint {self.sft.directory}.")
+            rule = f"must hold tensor {name} equal to {embedding}, as the SFT checkpoint ties them"
+            raise self._mismatch("base", rule, "other values")
+        raise self._mismatch("sft", f"must hold tensor {name}, as the base checkpoint does", None)
+
+    def _mismatch(self, field: str, rule: str, value: object) -> ConfigError:
+        places = f"Compare {self.base.directory} with {self.sft.directory}"
+        return ConfigError(field, rule, value, f"{places}: they must be two stages of one model.")
 
     def base_rows(self, name: str, start: int, stop: int) -> torch.Tensor:
         """Rows [start, stop) of Base's value of the SFT tensor `name`; the SFT's rows where Base has none."""
@@ -129,7 +118,7 @@ def _embedding_of(reader: CheckpointReader) -> str | None:
 
 
 def _check_architecture(base: CheckpointReader, sft: CheckpointReader) -> None:
-    pairs = [(key, base.config.get(key), sft.config.get(key)) for key in ARCHITECTURE]
+    pairs = [(key, base.config.get(key), sft.config.get(key)) for key in ARCHITECTURE_KEYS]
     pairs.append(("rope_theta", _rope_theta(base), _rope_theta(sft)))
     for key, ours, theirs in pairs:
         if ours is not None and theirs is not None and ours != theirs:

@@ -12,8 +12,7 @@ import torch
 import xxhash
 from safetensors import safe_open
 
-from configs.errors import ConfigError
-from rejuvenation.directories import INDEX_FILE, SINGLE_FILE, check_checkpoint
+from rejuvenation.directories import SINGLE_FILE, check_checkpoint, read_json, weight_map
 
 DTYPES = {
     "F64": torch.float64,
@@ -65,8 +64,12 @@ def read_shard(path: Path) -> Shard:
         if len(length) < 8 or size > path.stat().st_size - 8:
             raise ValueError(f"{path} is no complete safetensors file: its header is cut off. Copy or save it again.")
         header = length + file.read(size)
+    try:
+        described = json.loads(header[8:])
+    except ValueError as error:
+        raise ValueError(f"{path} is no safetensors file: its header is broken ({error}). Copy it again.") from error
     entries = []
-    for name, entry in json.loads(header[8:]).items():
+    for name, entry in described.items():
         if name == "__metadata__":
             continue
         if entry["dtype"] not in DTYPES:
@@ -85,7 +88,7 @@ class CheckpointReader:
         role: the field a user gave the directory by (`base`, `sft`); errors name it.
 
     Raises:
-        ConfigError: the directory is no safetensors checkpoint.
+        ConfigError: the directory is no safetensors checkpoint, or its config.json or index is broken.
         ValueError: a shard is damaged, or the index and the shards do not agree.
     """
 
@@ -93,8 +96,10 @@ class CheckpointReader:
         self.directory = Path(directory)
         self.role = role
         check_checkpoint(self.directory, role)
-        self.config: dict[str, Any] = json.loads((self.directory / "config.json").read_text())
-        self.shards = tuple(read_shard(self.directory / file) for file in self._files())
+        self.config: dict[str, Any] = read_json(self.directory / "config.json", role)
+        self._weight_map = weight_map(self.directory, role)
+        files = sorted(set(self._weight_map.values())) or [SINGLE_FILE]
+        self.shards = tuple(read_shard(self.directory / file) for file in files)
         self.entries: dict[str, TensorEntry] = {}
         for shard in self.shards:
             for entry in shard.entries:
@@ -105,29 +110,15 @@ class CheckpointReader:
         self._check_index()
         self._handles: dict[str, Any] = {}
 
-    def _files(self) -> list[str]:
-        if (self.directory / SINGLE_FILE).is_file():
-            return [SINGLE_FILE]
-        index = self.directory / INDEX_FILE
-        files = sorted(set(json.loads(index.read_text())["weight_map"].values()))
-        missing = [file for file in files if not (self.directory / file).is_file()]
-        if missing:
-            raise ConfigError(
-                self.role, f"must hold every shard its index lists; {missing[0]} is missing", str(self.directory),
-                "Copy the checkpoint again.",
-            )  # fmt: skip
-        return files
-
     def _check_index(self) -> None:
-        if self.sharded:
-            for name, file in json.loads((self.directory / INDEX_FILE).read_text())["weight_map"].items():
-                if name not in self.entries or self.entries[name].file != file:
-                    raise ValueError(f"{self.directory}: the index places tensor {name} in {file}, which lacks it.")
+        for name, file in self._weight_map.items():
+            if name not in self.entries or self.entries[name].file != file:
+                raise ValueError(f"{self.directory}: the index places tensor {name} in {file}, which lacks it.")
 
     @property
     def sharded(self) -> bool:
         """Whether an index lists the shards."""
-        return not (self.directory / SINGLE_FILE).is_file()
+        return bool(self._weight_map)
 
     def __contains__(self, name: str) -> bool:
         return name in self.entries

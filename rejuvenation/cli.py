@@ -11,7 +11,7 @@ import typer
 
 from configs.errors import ConfigError
 from configs.rejuvenation import RejuvenationConfig
-from rejuvenation.directories import check_checkpoint, check_output
+from rejuvenation.directories import check_checkpoint, check_output, weight_bytes
 
 app = typer.Typer(
     add_completion=False,
@@ -60,12 +60,10 @@ def transform(
         raise ConfigError("--calibration", "must be an existing JSONL file", str(calibration), "Check the path.")
     check_checkpoint(base, "--base")
     check_checkpoint(sft, "--sft")
-    check_output(out, [base, sft])
-    from rejuvenation.pairs import load_pairs
+    check_output(out, [base, sft], weight_bytes(sft, "--sft"))
     from rejuvenation.pipeline import transform as run
 
-    loaded = load_pairs(calibration, sft) if calibration else []
-    report = run(base, sft, out, config, loaded, seed=seed)
+    report = run(base, sft, out, config, seed=seed)
     typer.echo(f"{out}: reset {report.num_reset} of {report.num_neurons} neurons ({report.effective_ratio:.1%})")
     if report.entropy_at_targets is not None and report.entropy_on_responses is not None:
         for where, entropy in (
@@ -107,10 +105,13 @@ def diagnose(
 
 
 def main() -> None:
-    """Run the command; what the user did wrong is one paragraph and exit code 2."""
+    """Run the command; what the user did wrong is one paragraph and exit code 2, what the machine refused code 1."""
     logging.basicConfig(level=logging.WARNING)
     try:
         app()
     except ValueError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
+    except OSError as error:
+        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+        sys.exit(1)

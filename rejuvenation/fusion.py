@@ -22,7 +22,7 @@ def lerp(base: torch.Tensor, sft: torch.Tensor, alpha: float) -> torch.Tensor:
     assert base.shape == sft.shape, (base.shape, sft.shape)
     if alpha == 1.0 or (base.dtype == sft.dtype and torch.equal(_bits(base), _bits(sft))):
         return sft
-    if not (_is_real(base.dtype) and _is_real(sft.dtype)):
+    if not (is_real(base.dtype) and is_real(sft.dtype)):
         raise ValueError(
             f"values of dtype {base.dtype} and {sft.dtype} differ and cannot be interpolated; use checkpoints in "
             "float64, float32, float16 or bfloat16."
@@ -30,15 +30,22 @@ def lerp(base: torch.Tensor, sft: torch.Tensor, alpha: float) -> torch.Tensor:
     if alpha == 0.0:
         return base.to(sft.dtype)
     wide = torch.promote_types(sft.dtype, torch.float32)
-    wide_base, wide_sft = base.to(wide), sft.to(wide)
-    fused = (wide_sft * alpha).add_(wide_base * (1.0 - alpha)).to(sft.dtype)
+    fused = _scaled(sft, alpha, wide).add_(_scaled(base, 1.0 - alpha, wide))
     if sft.dtype == wide:  # a narrower dtype rounds alpha * x + (1 - alpha) * x back to x by itself
-        fused = torch.where(wide_base == wide_sft, sft, fused)
-    return fused
+        return torch.where(base.to(wide) == sft, sft, fused)
+    return fused.to(sft.dtype)
 
 
-def _is_real(dtype: torch.dtype) -> bool:
+def is_real(dtype: torch.dtype) -> bool:
+    """Whether values of a dtype can be interpolated and measured."""
     return dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+
+
+def _scaled(values: torch.Tensor, factor: float, wide: torch.dtype) -> torch.Tensor:
+    """Return a new tensor factor * values in `wide`, with one temporary and no more."""
+    if values.dtype == wide:  # the tensor is the caller's
+        return values * factor
+    return values.to(wide).mul_(factor)
 
 
 def _bits(tensor: torch.Tensor) -> torch.Tensor:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
+from configs.checkpoint import EXACT_ARCHITECTURES
 from configs.errors import ConfigError
 from rejuvenation.checkpoint import CheckpointReader
 
@@ -25,8 +26,6 @@ KINDS = {
 """The seven modules in ranking order, with their path inside a layer."""
 WRITERS = ("o", "down")
 """Modules that write to the residual stream; their neurons are columns."""
-SUPPORTED = ("Qwen2ForCausalLM",)
-"""Architectures that the attribution treats exactly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,17 +63,18 @@ class NeuronTable:
         """The table of a checkpoint.
 
         Raises:
-            ConfigError: the attribution is not exact for its architecture.
-            ValueError: a weight of one of the seven modules is missing.
+            ConfigError: the attribution is not exact for its architecture, or config.json does not say how many layers
+                it has, or a weight of one of the seven modules is missing.
         """
         check_supported(reader)
         modules: list[Module] = []
         offset = 0
-        for layer in range(reader.config["num_hidden_layers"]):
+        for layer in range(_num_layers(reader)):
             for kind, inner in KINDS.items():
                 path = f"model.layers.{layer}.{inner}"
                 if f"{path}.weight" not in reader:
-                    raise ValueError(f"tensor {path}.weight is missing in {reader.directory}.")
+                    fix = f"Compare the tensors of {reader.directory} with its config.json, or save it again."
+                    raise ConfigError(reader.role, f"must hold tensor {path}.weight", None, fix)
                 size = reader.entries[f"{path}.weight"].shape[1 if kind in WRITERS else 0]
                 modules.append(Module(layer, kind, path, offset, size))
                 offset += size
@@ -98,14 +98,23 @@ class NeuronTable:
         return counts
 
 
+def _num_layers(reader: CheckpointReader) -> int:
+    count = reader.config.get("num_hidden_layers")
+    if not isinstance(count, int) or count < 1:
+        rule = f"must state num_hidden_layers >= 1 in {reader.directory / 'config.json'}"
+        raise ConfigError(reader.role, rule, count, "Write the number of layers there, or save the checkpoint again.")
+    return count
+
+
 def check_supported(reader: CheckpointReader) -> None:
     """Refuse the reset where the attribution is not exact.
 
     Raises:
-        ConfigError: the architecture is not one of `SUPPORTED`.
+        ConfigError: the architecture is not one of `EXACT_ARCHITECTURES`.
     """
     architecture = (reader.config.get("architectures") or ["not stated in config.json"])[0]
-    if architecture not in SUPPORTED:
-        rule = f"can score and reset neurons of {', '.join(SUPPORTED)} only; this checkpoint is of another architecture"
+    if architecture not in EXACT_ARCHITECTURES:
+        exact = ", ".join(EXACT_ARCHITECTURES)
+        rule = f"can score and reset neurons of {exact} only; this checkpoint is of another architecture"
         fix = "Fusion alone works for it: set rejuvenation.reset to none (--reset none)."
         raise ConfigError("rejuvenation.reset", rule, architecture, fix)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -16,10 +17,11 @@ from configs.rejuvenation import RejuvenationConfig
 from rejuvenation.alignment import Alignment
 from rejuvenation.attribution import Attribution, Attributor, target_tokens
 from rejuvenation.checkpoint import CheckpointReader
-from rejuvenation.diagnosis import drift
-from rejuvenation.directories import check_output
+from rejuvenation.diagnosis import drift, unmeasured
+from rejuvenation.directories import check_output, weight_bytes
+from rejuvenation.memory import attribution_bytes
 from rejuvenation.neurons import KINDS, NeuronTable
-from rejuvenation.pairs import TokenPair, draw
+from rejuvenation.pairs import TokenPair, draw, load_pairs
 from rejuvenation.repair import Repair
 from rejuvenation.report import EntropyReport, Report
 from rejuvenation.scored_model import entropies, load_model, map_deterministically, put_weights
@@ -48,7 +50,7 @@ def transform(
     sft_dir: str | Path,
     out_dir: str | Path,
     config: RejuvenationConfig,
-    pairs: Sequence[TokenPair],
+    pairs: Sequence[TokenPair] = (),
     *,
     seed: int,
 ) -> Report:
@@ -62,7 +64,8 @@ def transform(
         sft_dir: the over-trained checkpoint; config, tokenizer, dtypes and shard layout come from it.
         out_dir: must not exist yet, or be empty.
         config: the method's settings.
-        pairs: calibration pairs; may be empty where nothing is scored (`reset: none`, or rho 0).
+        pairs: calibration pairs; without any, those of the file `config.calibration` are used, if it is set. Needed
+            unless nothing is scored (`reset: none`, or rho 0).
         seed: draws the calibration pairs and the random reset.
 
     Returns:
@@ -74,14 +77,17 @@ def transform(
     """
     out_dir = Path(out_dir)
     scored = config.reset != "none" and config.rho > 0.0
-    if scored and not pairs:
+    if scored and not pairs and config.calibration is None:
         rule = "must be given: the reset scores neurons on prompt-response pairs"
         fix = "Give pairs (a JSONL file), or set rejuvenation.reset to none for fusion alone."
         raise ConfigError("rejuvenation.calibration", rule, None, fix)
     clock = Clock()
-    check_output(out_dir, [Path(base_dir), Path(sft_dir)])
-    alignment = Alignment(CheckpointReader(base_dir, "base"), CheckpointReader(sft_dir, "sft"))
-    table = NeuronTable.of(alignment.sft) if scored else None
+    base, sft = CheckpointReader(base_dir, "base"), CheckpointReader(sft_dir, "sft")
+    check_output(out_dir, [base.directory, sft.directory], weight_bytes(sft.directory, sft.role))
+    alignment = Alignment(base, sft)
+    table = NeuronTable.of(sft) if scored else None
+    if not pairs and config.calibration is not None:
+        pairs = load_pairs(config.calibration, sft_dir)
     drawn = draw(pairs, config.calibration_pairs, seed)
     measurement = Measurement(table)
     if drawn:
@@ -122,9 +128,9 @@ def measure(
     with clock.stage("load"):
         model = load_model(alignment.sft.directory, config)
     with clock.stage("entropy"):
-        result.entropies["sft"] = entropies(model, pairs)
+        result.entropies["sft"] = entropies(model, pairs, "sft")
         put_weights(model, alignment.base_items())
-        result.entropies["base"] = entropies(model, pairs)
+        result.entropies["base"] = entropies(model, pairs, "base")
     gaps = [sft - base for sft, base in zip(result.entropies["sft"], result.entropies["base"], strict=True)]
     result.targets = [target_tokens(gap, config.target_tokens) for gap in gaps]
     if table is not None:
@@ -133,11 +139,15 @@ def measure(
             result.selected, result.reconstruction_error = reset_set(model, table, config, pairs, result.targets, seed)
     with clock.stage("entropy"):
         put_weights(model, Repair(alignment, config).items())
-        result.entropies["fused"] = entropies(model, pairs)
+        result.entropies["fused"] = entropies(model, pairs, "fused")
         result.entropies["rejuvenated"] = result.entropies["fused"]
         if result.selected is not None:
             put_weights(model, Repair(alignment, config, table, result.selected).items())
-            result.entropies["rejuvenated"] = entropies(model, pairs)
+            result.entropies["rejuvenated"] = entropies(model, pairs, "rejuvenated")
+    device = next(model.parameters()).device
+    del model
+    if device.type == "cuda":
+        torch.cuda.empty_cache()  # other processes share the GPU
     return result
 
 
@@ -158,21 +168,27 @@ def reset_set(
         [neurons] bool, and the largest reconstruction error |z~ - z| over all target tokens.
     """
     ranges = scopes(table, config.ranking)
+    votes, adding = torch.zeros(table.total, dtype=torch.int64), threading.Lock()
     with Attributor(model, table, frozen_norm=config.frozen_norm) as attributor:
 
-        def votes_of(item: tuple[TokenPair, Sequence[int]]) -> tuple[torch.Tensor, float]:
+        def vote(item: tuple[TokenPair, Sequence[int]]) -> float:
+            """Add the votes of one pair's targets; return its largest reconstruction error."""
             attribution: Attribution = attributor.scores(*item)
-            error = (attribution.reconstructed - attribution.logits).abs().max().item()
-            return top_neurons(attribution.scores, config.rho, ranges, config.score_sign).sum(0), error
+            chosen = top_neurons(attribution.scores, config.rho, ranges, config.score_sign).sum(0)
+            with adding:  # whole numbers: in any order they give the same sum
+                votes.add_(chosen)
+            return (attribution.reconstructed - attribution.logits).abs().max().item()
 
-        device = next(model.parameters()).device
-        results = map_deterministically(votes_of, list(zip(pairs, targets, strict=True)), device)
-    votes = torch.stack([votes for votes, _ in results]).sum(0)
+        weight = next(model.parameters())
+        longest, most = max(len(pair.token_ids) for pair in pairs), max(map(len, targets))
+        needed = attribution_bytes(model.config, longest, most, max(4, weight.element_size()))
+        items = list(zip(pairs, targets, strict=True))
+        errors = map_deterministically(vote, items, weight.device, item_bytes=needed)
     selected = union(votes, config.union_cap)
     logger.info("reset set: %d of %d neurons", int(selected.sum()), table.total)
     if config.reset == "random":
         selected = random_neurons(table.total, int(selected.sum()), seed)
-    return selected, max(error for _, error in results)
+    return selected, max(errors)
 
 
 class Clock:
@@ -232,7 +248,7 @@ def _report(
         counts_per_module={kind: sum(per_layer) for kind, per_layer in counts.items()},
         counts=counts,
         drift=moved,
-        notes=alignment.notes,
+        notes=[*alignment.notes, *unmeasured(alignment)],
         hashes=hashes,
         settings=asdict(config),
         seed=seed,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,13 +12,17 @@ from torch import nn
 
 from configs.errors import ConfigError
 from configs.rejuvenation import RejuvenationConfig
+from rejuvenation.memory import forward_bytes, how_many_fit
 from rejuvenation.pairs import TokenPair
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 ENTROPY_POSITIONS = 256
-"""Positions whose logits are normalised at once."""
+"""Positions whose logits are computed and normalised at once."""
+
+HEAD_ALONE = ("qwen2", "qwen3", "llama", "mistral")
+"""Model types whose logits are their lm_head's output and nothing else; others scale or cap them."""
 
 
 def load_model(directory: Path, config: RejuvenationConfig) -> nn.Module:
@@ -63,48 +67,79 @@ def put_weights(model: nn.Module, weights: Iterable[tuple[str, torch.Tensor]]) -
 
 
 def map_deterministically(
-    function: Callable[[Item], Result], items: Sequence[Item], device: torch.device
+    function: Callable[[Item], Result], items: Sequence[Item], device: torch.device, *, item_bytes: int = 0
 ) -> list[Result]:
     """Apply `function` to each item, with results that depend on no thread count and no neighbour.
 
     On a CPU a reduction's rounding depends on how many threads share it, so each item runs on one thread, and as many
-    items run at once as torch has threads.
+    items run at once as torch has threads and as fit into memory.
+
+    Args:
+        function: what to apply.
+        items: to what.
+        device: where the model is; on a GPU items run one after another.
+        item_bytes: memory that the largest item needs while it runs; 0 leaves memory out of account.
     """
-    workers = torch.get_num_threads()
-    if device.type != "cpu" or workers == 1:
+    threads = torch.get_num_threads()
+    if device.type != "cpu" or threads == 1:
         return [function(item) for item in items]
+    workers = how_many_fit(item_bytes, threads)
     torch.set_num_threads(1)
     try:
         with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             return list(pool.map(function, items))
     finally:
-        torch.set_num_threads(workers)
+        torch.set_num_threads(threads)
 
 
-def entropies(model: Any, pairs: Sequence[TokenPair]) -> list[torch.Tensor]:
+def entropies(model: Any, pairs: Sequence[TokenPair], checkpoint: str = "scored") -> list[torch.Tensor]:
     """Token entropy at every response position, teacher-forced.
 
     Args:
         model: a causal language model of transformers.
         pairs: prompts and responses.
+        checkpoint: whose weights the model holds (base, sft, fused, rejuvenated); an error names it.
 
     Returns:
         Per pair [response tokens] float32, nats, on the CPU.
+
+    Raises:
+        ValueError: an entropy is not finite.
     """
-    device = next(model.parameters()).device
+    weight = next(model.parameters())
+    device = weight.device
 
     @torch.no_grad()
     def of_pair(pair: TokenPair) -> torch.Tensor:
         token_ids = torch.tensor([pair.token_ids[:-1]], device=device)
-        logits = model(input_ids=token_ids, use_cache=False, logits_to_keep=len(pair.response_ids)).logits[0]
         parts = []
-        for chunk in logits.split(ENTROPY_POSITIONS):
+        for chunk in _logits(model, token_ids, len(pair.response_ids)):
             logprobs = chunk.to(torch.promote_types(chunk.dtype, torch.float32)).log_softmax(-1)
-            # exp(-inf) * -inf is NaN where a logit is masked; such a token has no share in the entropy
-            parts.append(-(logprobs.exp() * logprobs).nan_to_num(0.0).sum(-1))
-        return torch.cat(parts).float().cpu()
+            parts.append(torch.special.entr(logprobs.exp()).sum(-1))  # entr(0) is 0: a masked logit has no share
+        entropy = torch.cat(parts).float().cpu()
+        if not torch.isfinite(entropy).all():
+            raise ValueError(
+                f"the {checkpoint} checkpoint gives no finite entropy on the calibration pairs: its weights hold NaN "
+                "or infinity, or its activations overflow. Check how it was saved, or score it in float32 "
+                "(rejuvenation.scoring_dtype)."
+            )
+        return entropy
 
-    return map_deterministically(of_pair, pairs, device)
+    longest = max((len(pair.token_ids) for pair in pairs), default=0)
+    num_logits = ENTROPY_POSITIONS if model.config.model_type in HEAD_ALONE else longest
+    needed = forward_bytes(model.config, longest, min(longest, num_logits), max(4, weight.element_size()))
+    return map_deterministically(of_pair, pairs, device, item_bytes=needed)
+
+
+def _logits(model: Any, token_ids: torch.Tensor, count: int) -> Iterator[torch.Tensor]:
+    """Logits of the last `count` positions, chunk by chunk: [at most ENTROPY_POSITIONS, V]."""
+    if model.config.model_type not in HEAD_ALONE:
+        logits = model(input_ids=token_ids, use_cache=False, logits_to_keep=count).logits[0]
+        yield from logits.split(ENTROPY_POSITIONS)
+        return
+    hidden = model.model(input_ids=token_ids, use_cache=False).last_hidden_state[0, -count:]
+    for part in hidden.split(ENTROPY_POSITIONS):
+        yield model.lm_head(part)
 
 
 def _is_tied(parameters: dict[str, torch.Tensor]) -> bool:

@@ -17,7 +17,7 @@ import xxhash
 from rejuvenation.checkpoint import CheckpointReader, TensorEntry
 from rejuvenation.directories import INDEX_FILE
 
-BLOCK_BYTES = 64 << 20
+BLOCK_BYTES = 16 << 20
 """A tensor is computed and written in blocks of rows of about this size, so that memory does not grow with it."""
 
 COMPANIONS = (

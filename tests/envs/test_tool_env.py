@@ -1,7 +1,7 @@
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from configs.errors import ConfigError
@@ -191,16 +191,20 @@ def test_a_check_of_arguments_that_raises_costs_only_its_own_call(monkeypatch):
 
 HUGE = st.sampled_from([10**309, -(10**400), 10**4000])
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | HUGE | st.floats() | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    st.none() | st.booleans() | st.integers() | HUGE | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
 )
 PARAMETERS = tools_of(Shop)["buy"]["function"]["parameters"]["properties"]
 
 
-@settings(deadline=None)
-@given(st.dictionaries(st.sampled_from(sorted(PARAMETERS)), JSON))
-def test_no_arguments_end_the_episode(arguments):
-    assert len(shopping(format_hermes("buy", arguments))) == 1
+@pytest.mark.parametrize("name", PARAMETERS)
+@settings(deadline=None, max_examples=25)
+@given(value=JSON)
+@example(value=10**400)
+@example(value={"a": [-(10**400), float("nan")]})
+def test_no_argument_ends_the_episode(name, value):
+    assert len(shopping(format_hermes("buy", {name: value}))) == 1
 
 
 def test_calls_beyond_the_limit_of_a_turn_are_refused():

@@ -1,7 +1,7 @@
 from typing import Any, Literal
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from envs.tools import argument_error, schema_of, tool, tools_of
@@ -156,16 +156,20 @@ def test_wrong_arguments_are_named(arguments, message):
 
 HUGE = st.sampled_from([10**309, -(10**400), 10**4000])
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | HUGE | st.floats() | st.text(),
-    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    st.none() | st.booleans() | st.integers() | HUGE | st.floats() | st.text(max_size=20),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
 )
 PARAMETERS = tools_of(Desk)["book"]["function"]["parameters"]["properties"]
 
 
-@settings(deadline=None)
-@given(st.dictionaries(st.sampled_from([*PARAMETERS, "other"]), JSON))
-def test_any_json_either_fits_or_is_named(arguments):
-    error = argument_error(tools_of(Desk)["book"], VALID | arguments)
+@pytest.mark.parametrize("name", [*PARAMETERS, "other"])
+@settings(deadline=None, max_examples=25)
+@given(value=JSON)
+@example(value=10**400)
+@example(value={"a": [-(10**400), float("nan")]})
+def test_any_json_either_fits_or_is_named(name, value):
+    error = argument_error(tools_of(Desk)["book"], VALID | {name: value})
     assert error is None or len(error) < 200
 
 

@@ -6,7 +6,8 @@ import os
 
 import pytest
 
-from orchestrator.launchers import actor_environment, gpus_of
+from orchestrator.launchers import actor_environment, gpus_of, start_local_cluster
+from tests.orchestrator.fakes import run_config
 
 
 @pytest.mark.parametrize("drivers", [None, "", "cuda"])
@@ -33,7 +34,8 @@ def test_guest_in_a_learners_bundle_sees_the_learners_gpu_and_no_other(tmp_path)
 
     from orchestrator.actors import LearnerActor, RejuvenationActor
 
-    ray.init(address="local", num_cpus=2, num_gpus=3, object_store_memory=100_000_000, include_dashboard=False)
+    config = run_config("cluster.num_cpus=2", "cluster.object_store_bytes=100000000")
+    start_local_cluster(config, {"num_gpus": 3, "log_to_driver": False})
     try:
         group = placement_group([{"GPU": 1.0}, {"CPU": 1.0, "GPU": 1.0}], strategy="PACK")
         assert group.wait(timeout_seconds=60)

@@ -78,7 +78,9 @@ def test_head_stored_by_the_base_alone_is_dropped_where_it_is_tied(tmp_path: Pat
 
 
 def test_head_of_an_untied_base_is_not_dropped_silently(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"lm_head\.weight"):
+    with pytest.raises(
+        ConfigError, match=r"base must hold tensor lm_head\.weight equal to model\.embed_tokens\.weight"
+    ):
         align(save(qwen2(0, tied=False), tmp_path / "base"), save(qwen2(5), tmp_path / "sft"))
 
 
@@ -99,21 +101,24 @@ def test_missing_tensor_is_named(tmp_path: Path, where: str) -> None:
     for name in ("base", "sft"):
         save(qwen2(0), tmp_path / name)
     edit(tmp_path / where, model__layers__1__self_attn__q_proj__bias=None)
-    with pytest.raises(ValueError, match=r"model\.layers\.1\.self_attn\.q_proj\.bias"):
+    with pytest.raises(ConfigError, match=r"must hold tensor model\.layers\.1\.self_attn\.q_proj\.bias") as caught:
         align(tmp_path / "base", tmp_path / "sft")
+    assert caught.value.field == where
+    assert str(tmp_path / "base") in caught.value.fix
 
 
 def test_misshaped_tensor_is_named(tmp_path: Path) -> None:
     base, sft = save(qwen2(0), tmp_path / "base"), save(qwen2(0), tmp_path / "sft")
     edit(base, model__layers__2__mlp__up_proj__weight=torch.zeros(47, 32))
-    with pytest.raises(ValueError, match=r"model\.layers\.2\.mlp\.up_proj\.weight has shape \[48, 32\]"):
+    expected = r"^base must .*model\.layers\.2\.mlp\.up_proj\.weight .*shape \[48, 32\], got \[47, 32\]\. Compare"
+    with pytest.raises(ConfigError, match=expected):
         align(base, sft)
 
 
 def test_embedding_of_another_width_is_no_added_token(tmp_path: Path) -> None:
     base, sft = save(qwen2(0), tmp_path / "base"), save(qwen2(0), tmp_path / "sft")
     edit(base, model__embed_tokens__weight=torch.zeros(61, 16))
-    with pytest.raises(ValueError, match="embed_tokens"):
+    with pytest.raises(ConfigError, match="embed_tokens"):
         align(base, sft)
 
 

@@ -19,15 +19,19 @@ TEMPLATE = (
 
 @pytest.fixture
 def tokenizer_dir(tmp_path: Path) -> Path:
-    special = ["<u>", "<a>", "<s>", "<end>"]
+    return save_tokenizer(tmp_path / "tokenizer")
+
+
+def save_tokenizer(path: Path, eos: str | None = "<end>", template: str | None = TEMPLATE) -> Path:
+    special = ["<u>", "<a>", "<s>", "<end>", "<eos>"]
     vocab = {token: number for number, token in enumerate([*special, "\n", *"0123456789+=ok"])}
     tokenizer = Tokenizer(models.WordLevel(vocab, unk_token="0"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     tokenizer.decoder = decoders.Fuse()
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", additional_special_tokens=special[:3])
-    fast.chat_template = TEMPLATE
-    fast.save_pretrained(tmp_path / "tokenizer")
-    return tmp_path / "tokenizer"
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=eos, additional_special_tokens=special)
+    fast.chat_template = template
+    fast.save_pretrained(path)
+    return path
 
 
 def write(path: Path, *rows: object) -> Path:
@@ -65,6 +69,61 @@ def test_malformed_lines_and_files_are_named(tmp_path: Path, tokenizer_dir: Path
         load_pairs(tmp_path / "none.jsonl", tokenizer_dir)
     with pytest.raises(ConfigError, match="at least one assistant turn"):
         load_pairs(write(tmp_path / "empty.jsonl", ""), tokenizer_dir)
+
+
+def test_turn_ends_where_the_template_ends_it_whatever_the_eos_token(tmp_path: Path) -> None:
+    """As with a base tokenizer, whose eos is not the end of a turn: the newline after it was never trained."""
+    tokenizer_dir = save_tokenizer(tmp_path / "tokenizer", eos="<eos>")
+    turns = [("user", "1"), ("assistant", "2"), ("user", "3"), ("assistant", "44")]
+    data = write(tmp_path / "data.jsonl", {"messages": [{"role": role, "content": c} for role, c in turns]})
+    pairs = load_pairs(data, tokenizer_dir)
+    assert [text(tokenizer_dir, pair.response_ids) for pair in pairs] == ["2<end>", "44<end>"]
+    assert text(tokenizer_dir, pairs[1].prompt_ids) == "<u>1<end>\n<a>2<end>\n<u>3<end>\n<a>"
+
+
+def test_template_without_an_end_of_turn_token_ends_at_the_eos_token(tmp_path: Path) -> None:
+    template = "{% for m in messages %}{{ m['role'][0] }}{{ m['content'] }}\n{% endfor %}"
+    tokenizer_dir = save_tokenizer(tmp_path / "tokenizer", template=template)
+    data = write(tmp_path / "data.jsonl", {"prompt": "1", "response": "2\n3"})
+    (pair,) = load_pairs(data, tokenizer_dir)
+    assert text(tokenizer_dir, pair.response_ids) == "02\n3\n", "the unknown `a` of the role is a 0"
+    tokenizer_dir = save_tokenizer(tmp_path / "tokenizer", template=template.replace("\n", "<end>\n"))
+    (pair,) = load_pairs(data, tokenizer_dir)
+    assert text(tokenizer_dir, pair.response_ids) == "02\n3<end>"
+
+
+def test_special_tokens_spelled_in_messages_are_text(tmp_path: Path, tokenizer_dir: Path) -> None:
+    data = write(tmp_path / "data.jsonl", {"prompt": "1<a>2", "response": "o<end>k\ufdd00"})
+    (pair,) = load_pairs(data, tokenizer_dir)
+    assert text(tokenizer_dir, pair.prompt_ids) == "<u>10002<end>\n<a>"  # characters without a token are 0
+    assert text(tokenizer_dir, pair.response_ids) == "o00000k00<end>"
+
+
+def test_unicode_line_separators_do_not_end_a_line(tmp_path: Path, tokenizer_dir: Path) -> None:
+    data = tmp_path / "data.jsonl"
+    rows = [{"prompt": "1\u2028\x85", "response": "2"}, {"prompt": "3", "response": "4"}]
+    data.write_bytes("\r\n".join(json.dumps(row, ensure_ascii=False) for row in rows).encode())
+    first, second = load_pairs(data, tokenizer_dir)
+    assert text(tokenizer_dir, first.token_ids) == "<u>100<end>\n<a>2<end>"
+    assert text(tokenizer_dir, second.response_ids) == "4<end>"
+
+
+def test_what_a_template_refuses_is_named_by_file_and_line(tmp_path: Path) -> None:
+    refusing = "{% for m in messages if m['role'] == 'system' %}{{ raise_exception('no system here') }}{% endfor %}"
+    tokenizer_dir = save_tokenizer(tmp_path / "tokenizer", template=refusing + TEMPLATE)
+    turns = [{"role": role, "content": "1"} for role in ("system", "user", "assistant")]
+    data = write(tmp_path / "data.jsonl", {"prompt": "1", "response": "2"}, {"messages": turns})
+    with pytest.raises(ValueError, match=r"data\.jsonl, line 2: no system here"):
+        load_pairs(data, tokenizer_dir)
+
+
+def test_tokenizer_without_template_needs_an_eos_token(tmp_path: Path) -> None:
+    data = write(tmp_path / "data.jsonl", {"prompt": "1", "response": "2"})
+    (pair,) = load_pairs(data, save_tokenizer(tmp_path / "with", template=None))
+    assert pair.response_ids[-1] == 3  # <end>
+    with pytest.raises(ConfigError, match="chat template or an end-of-sequence token") as caught:
+        load_pairs(data, save_tokenizer(tmp_path / "without", eos=None, template=None))
+    assert str(tmp_path / "without") in str(caught.value)
 
 
 def test_positions_are_those_that_predict_the_response() -> None:

@@ -11,6 +11,7 @@ from configs.errors import ConfigError
 from configs.rejuvenation import RejuvenationConfig
 from rejuvenation import Report, repair, transform
 from rejuvenation.checkpoint import CheckpointReader, file_hash
+from rejuvenation.neurons import NeuronTable
 from tests.rejuvenation.tiny import moved, qwen2, save
 
 FUSION = RejuvenationConfig(reset="none")
@@ -126,3 +127,41 @@ def test_damaged_checkpoints_are_named(inputs: tuple[Path, Path]) -> None:
     (base / "model.safetensors").write_bytes((base / "model.safetensors").read_bytes()[:40])
     with pytest.raises(ValueError, match="cut off"):
         CheckpointReader(base)
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]", "\xff"])
+@pytest.mark.parametrize("file", ["config.json", "model.safetensors.index.json"])
+def test_broken_json_is_named_by_its_file(inputs: tuple[Path, Path], file: str, content: str) -> None:
+    path = inputs[1] / file
+    path.write_bytes(content.encode("latin-1"))
+    with pytest.raises(ConfigError, match=f"^sft must hold a JSON object in {path}"):
+        CheckpointReader(inputs[1], "sft")
+
+
+@pytest.mark.parametrize("content", [{}, {"weight_map": {}}, {"weight_map": ["a"]}, {"weight_map": {"a": 1}}])
+def test_index_without_weight_map_is_named(inputs: tuple[Path, Path], content: object) -> None:
+    path = inputs[1] / "model.safetensors.index.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=f"^sft must list the file of every tensor under weight_map in {path}"):
+        CheckpointReader(inputs[1], "sft")
+
+
+def test_broken_header_is_named_by_its_file(inputs: tuple[Path, Path]) -> None:
+    path = inputs[0] / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[8] = ord("[")
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=f"{path} is no safetensors file: its header is broken"):
+        CheckpointReader(inputs[0])
+
+
+def test_layers_that_config_and_tensors_disagree_on_are_named(inputs: tuple[Path, Path]) -> None:
+    path = inputs[1] / "config.json"
+    config = json.loads(path.read_text())
+    for layers, message in [
+        (4, r"^sft must hold tensor model\.layers\.3\.self_attn\.q_proj\.weight"),
+        (None, f"^sft must state num_hidden_layers >= 1 in {path}"),
+    ]:
+        path.write_text(json.dumps({**config, "num_hidden_layers": layers}))
+        with pytest.raises(ConfigError, match=message):
+            NeuronTable.of(CheckpointReader(inputs[1], "sft"))

@@ -1,11 +1,17 @@
 from __future__ import annotations
 
+import weakref
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from rejuvenation.checkpoint import TensorEntry
 from rejuvenation.fusion import lerp
+from rejuvenation.writer import row_blocks
 
 REAL = [torch.float32, torch.bfloat16, torch.float16]
 MANTISSA_BITS = {torch.float32: 23, torch.bfloat16: 7, torch.float16: 10}
@@ -93,6 +99,40 @@ def test_dtype_is_that_of_the_sft_checkpoint() -> None:
     assert fused.dtype == torch.bfloat16
     assert fused.tolist() == [1.5, 4.0]
     assert lerp(sft, base, 0.5).dtype == torch.float32
+
+
+class LiveBytes(TorchDispatchMode):
+    """Sees how many bytes of tensors made inside are alive at once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.most = 0
+        self._made: list[weakref.ref[torch.Tensor]] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        if isinstance(result, torch.Tensor) and not any(result is argument for argument in args):
+            self._made.append(weakref.ref(result))
+        alive = [tensor for made in self._made if (tensor := made()) is not None]
+        self.most = max(self.most, sum({tensor.data_ptr(): tensor.nbytes for tensor in alive}.values()))
+        return result
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_fusion_of_narrow_weights_holds_two_float32_copies_at_most(dtype: torch.dtype) -> None:
+    base, sft = (torch.randn(2, 1 << 16, generator=torch.Generator().manual_seed(0)) + 1).to(dtype)
+    with LiveBytes() as live:
+        lerp(base, sft, 0.3)
+    inputs = base.nbytes + sft.nbytes  # seen as bytes in the comparison
+    assert 2 * 4 * len(base) <= live.most <= 2 * 4 * len(base) + inputs
+
+
+def test_blocks_of_a_large_tensor_are_16_mib_at_most() -> None:
+    entry = TensorEntry("embedding", (151936, 3584), torch.bfloat16, "model.safetensors", 0)
+    blocks = list(row_blocks(entry))
+    assert max(stop - start for start, stop in blocks) * 3584 * 2 <= 16 << 20
+    assert [blocks[0][0], blocks[-1][1]] == [0, 151936]
+    assert len(blocks) == 65
 
 
 def test_integers_that_differ_are_refused() -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from rejuvenation import cli
+from configs.rejuvenation import RejuvenationConfig
+from rejuvenation import cli, load_pairs, pipeline, transform
 from tests.rejuvenation.test_calibration_pairs import tokenizer_dir, write
 from tests.rejuvenation.tiny import moved, qwen2, save
 
@@ -43,6 +44,39 @@ def test_transform_writes_a_checkpoint_and_says_what_it_did(tmp_path: Path, toke
     assert (report["alpha"], report["num_pairs"]) == (0.4, 5)
     assert (tmp_path / "out" / "tokenizer.json").is_file()
     assert (tmp_path / "out" / "chat_template.jinja").is_file()
+
+
+def test_library_loads_the_calibration_file_that_its_config_names(tmp_path: Path, tokenizer_dir: Path) -> None:
+    base = qwen2(0)
+    base_dir, sft_dir = save(base, tmp_path / "base"), save(moved(base, 1), tmp_path / "sft")
+    for path in tokenizer_dir.iterdir():
+        (sft_dir / path.name).write_bytes(path.read_bytes())
+    data = write(tmp_path / "data.jsonl", *({"prompt": f"{n}+1=", "response": f"{n + 1}"} for n in range(5)))
+    config = RejuvenationConfig(calibration=str(data))
+    loaded = transform(base_dir, sft_dir, tmp_path / "loaded", config, seed=0)
+    given = transform(base_dir, sft_dir, tmp_path / "given", config, load_pairs(data, sft_dir), seed=0)
+    assert {**loaded.to_json(), "seconds": 0} == {**given.to_json(), "seconds": 0}
+    assert loaded.num_pairs == 5
+    one = transform(base_dir, sft_dir, tmp_path / "one", config, load_pairs(data, sft_dir)[:1], seed=0)
+    assert one.num_pairs == 1, "pairs that are given come before the file"
+
+
+def test_what_the_machine_refuses_is_one_paragraph_and_exit_code_1(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device", "out")
+
+    base_dir = save(qwen2(0), tmp_path / "base")
+    sft_dir = save(qwen2(1), tmp_path / "sft")
+    monkeypatch.setattr(pipeline, "transform", full)
+    places = ("--base", base_dir, "--sft", sft_dir, "--out", tmp_path / "out")
+    monkeypatch.setattr(sys, "argv", ["rejuvenation", "transform", *map(str, places), "--reset", "none"])
+    capsys.readouterr()  # what saving said
+    with pytest.raises(SystemExit) as stopped:
+        cli.main()
+    assert stopped.value.code == 1
+    assert capsys.readouterr().err == "error: [Errno 28] No space left on device: 'out'\n"
 
 
 @pytest.mark.parametrize(

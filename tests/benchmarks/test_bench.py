@@ -39,10 +39,11 @@ class FakeSide:
         pass
 
 
-def test_every_learner_round_has_the_same_samples(monkeypatch):
+def test_every_learner_round_has_the_same_samples(monkeypatch, tmp_path):
+    monkeypatch.setattr(bench, "make_model", lambda size, folder: folder)
     monkeypatch.setattr(bench, "Side", FakeSide)
     monkeypatch.setattr(FakeSide, "asked", [])
-    assert bench.bench_learner("tiny", "", 1)[0]["ratio"] == 1.0
+    assert bench.bench_learner("tiny", tmp_path, 1)[0]["ratio"] == 1.0
     assert FakeSide.asked == [learner_sides.SEED] * 2 * (bench.ROUNDS + 1)
     assert learner_sides.make_samples(learner_sides.SEED) == learner_sides.make_samples(learner_sides.SEED)
 
@@ -63,11 +64,10 @@ def test_rows_of_an_earlier_run_stay_unless_they_are_measured_again(tmp_path):
 
 
 def test_results_are_written_when_a_ratio_is_missed_and_when_a_later_part_fails(tmp_path, monkeypatch):
-    def fails(size, model_dir, threads):
+    def fails(size, folder, threads):
         raise RuntimeError("no engine")
 
     file = tmp_path / "bench.json"
-    monkeypatch.setattr(bench, "make_model", lambda size, folder: folder)
     monkeypatch.setattr(bench, "BENCHES", {"learner": lambda *_: [result("learner", "tiny", 0.1)], "rollout": fails})
     arguments = ["bench", "--sizes", "tiny", "--output", str(file), "--threads", "2"]
     monkeypatch.setattr(sys, "argv", arguments)
