@@ -42,8 +42,8 @@ class RolloutConfig:
     """Threads in which environments are made, reset and stepped, per worker. Idle environments are kept for later
     episodes, at most `max_num_seqs` (or `env_threads`, if more) per worker."""
     deterministic: bool = False
-    """Wait for all environments before each engine step, so that two runs decode the same batches: exact resume of
-    multi-turn tasks needs it; with slow tools it costs time."""
+    """Wait for all environments before each engine step, so that two runs decode the same batches: exact resume
+    needs it; with slow tools it costs time."""
     step_timeout_s: float = 60.0
     """Longest an environment's constructor and `reset`, or one `step`, may take; past it the episode ends as
     `timed_out`."""

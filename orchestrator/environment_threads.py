@@ -44,6 +44,7 @@ class _Call:
         self.call = call
         self.started: float | None = None  # None while it waits for a thread
         self.seconds = 0.0
+        self.cpu_seconds = 0.0
         self.over = False
         self.abandoned = False  # nobody waits for it any more
         self.value: Any = None
@@ -92,6 +93,7 @@ class EnvironmentThreads:
         self._wake_at_each = False  # else when the last one is over: each wake-up costs a change of threads
         self._numbers = itertools.count()
         self._usual_s = math.inf
+        self._usual_cpu_s = 0.0
         self._logged: set[tuple[str, str, int | None]] = set()
         for _ in range(threads):
             self._add_thread()
@@ -106,8 +108,9 @@ class EnvironmentThreads:
         """Outcomes of the calls that are over, in the order in which the calls were started.
 
         Args:
-            patience_s: wait for every call if, going by how long calls usually take, that is at most this long; and
-                then at most this long. `inf`: wait for every call; 0: for none.
+            patience_s: wait for every call, at most this long, if calls usually compute (rather than wait for
+                something) and will have done so by then: this process has to do that work in any case. `inf`: wait for
+                every call whatever it does; 0: for none.
             wait_for_one: wait, however long, until at least one is over.
             deadline: time (`time.monotonic`) after which nothing is waited for, whatever is still under way.
 
@@ -116,7 +119,9 @@ class EnvironmentThreads:
         """
         outcomes: list[Outcome] = []
         begun = time.monotonic()
-        wait_for_all = patience_s == math.inf or len(self._calls) * self._usual_s / self._threads <= patience_s
+        computing = self._usual_s <= 2 * self._threads * self._usual_cpu_s  # threads take turns in computing
+        soon = computing and len(self._calls) * self._usual_cpu_s <= patience_s
+        wait_for_all = patience_s == math.inf or soon
         while True:
             self._wake.clear()
             outcomes += self._over() + self._overdue()
@@ -148,8 +153,10 @@ class EnvironmentThreads:
             entry = self._finished.popleft()
             if self._calls.pop(entry.number, None) is None:
                 continue
-            usual_s = entry.seconds if self._usual_s == math.inf else self._usual_s
-            self._usual_s = usual_s + SMOOTHING * (entry.seconds - usual_s)
+            if self._usual_s == math.inf:
+                self._usual_s, self._usual_cpu_s = entry.seconds, entry.cpu_seconds
+            self._usual_s += SMOOTHING * (entry.seconds - self._usual_s)
+            self._usual_cpu_s += SMOOTHING * (entry.cpu_seconds - self._usual_cpu_s)
             over.append(entry)
             if entry.error is not None:
                 self._log_once(entry.error)
@@ -196,7 +203,9 @@ class EnvironmentThreads:
                 if entry.abandoned:
                     continue
                 entry.started = time.monotonic()
+            cpu_before = time.thread_time()
             entry.run()
+            entry.cpu_seconds = time.thread_time() - cpu_before
             entry.seconds = time.monotonic() - entry.started
             with self._lock:
                 entry.over = True

@@ -1,10 +1,10 @@
 """Rollout worker: one engine, many episodes at once.
 
 The engine decodes in this thread; environments are made, reset and stepped in a pool of threads, so that a slow tool
-stalls its own episode only. Environments that answer at once are waited for between two steps of an engine in this
-process: they would hold up its step by more than that if they ran beside it. With `deterministic` every environment is
-waited for before the engine goes on: the engine then sees the same batches in each run, which exact resume of
-multi-turn tasks needs.
+stalls its own episode only. Environments that compute, rather than wait for something, are let through between two
+steps of an engine in this process: beside a step they would hold it up by more than that. With `deterministic` every
+environment is waited for before the engine goes on: the engine then sees the same batches in each run, which exact
+resume needs.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ from policies.trajectory import Trajectory
 
 log = logging.getLogger("rejuvenate")
 
-PATIENCE = 0.25
-"""Longest wait for environments that answer at once, as a share of the engine's last step."""
+IDLE_PATIENCE_S = 1.0
+"""Longest wait for environments that compute while the engine has nothing to do; else as long as its last step."""
 
 
 class RolloutWorker:
@@ -127,7 +127,7 @@ class EpisodeBatch:
             threads.start(episode, episode.begin)
         try:
             while self.open:
-                patience_s = math.inf if self.config.deterministic else PATIENCE * step_s
+                patience_s = math.inf if self.config.deterministic else step_s if self.decoding else IDLE_PATIENCE_S
                 for outcome in threads.collect(
                     patience_s=patience_s, wait_for_one=not self.decoding, deadline=deadline
                 ):

@@ -88,25 +88,27 @@ def test_without_waiting_only_what_is_over_comes():
     assert [o.owner for o in collect_all(threads)] == ["hangs"]
 
 
-def test_short_calls_are_waited_for_and_long_ones_are_not():
+def test_calls_that_compute_are_waited_for_and_those_that_wait_are_not():
+    def compute():
+        sum(range(20_000))
+
     threads = EnvironmentThreads(2, timeout_s=30)
-
-    def start(seconds, count):
-        for owner in range(count):
-            threads.start(owner, lambda: time.sleep(seconds))
-
-    start(0.001, 200)
-    assert len(collect_all(threads)) == 200  # calls are usually short
-    start(0.001, 20)
+    for owner in range(200):
+        threads.start(owner, compute)
+    assert len(collect_all(threads)) == 200
+    for owner in range(20):
+        threads.start(owner, compute)
     assert len(threads.collect(patience_s=20, wait_for_one=False)) == 20
-    start(0.3, 20)
-    with takes_less_than(2.5):  # of 3 s in all
-        assert len(threads.collect(patience_s=0.1, wait_for_one=False)) < 20
-    collect_all(threads)
-    start(0.3, 2)
-    with takes_less_than(0.25):  # by now they are known to be long
-        assert threads.collect(patience_s=0.05, wait_for_one=False) == []
-    assert len(threads.collect(patience_s=0.05, wait_for_one=True)) >= 1
+
+    waiting, hang = EnvironmentThreads(2, timeout_s=30), threading.Event()
+    for owner in range(20):
+        waiting.start(owner, lambda: time.sleep(0.01))
+    assert len(collect_all(waiting)) == 20
+    waiting.start("slow", hang.wait)
+    with takes_less_than(10):
+        assert waiting.collect(patience_s=20, wait_for_one=False) == []
+    hang.set()
+    assert len(waiting.collect(patience_s=20, wait_for_one=True)) == 1
 
 
 def test_deadline_ends_the_wait_before_the_calls_do():
