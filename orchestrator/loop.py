@@ -105,6 +105,6 @@ def evaluate(config: RunConfig, workers: Workers, run_dir: Path, step: int) -> d
     result = evaluation.evaluate(
         workers, config.environment, config.evaluation, config.rollout.max_tokens, config.seed, step
     )
-    workers.forget_prefixes()  # the next step must not depend on whether there was an evaluation before it
+    workers.reset_prefix_cache()  # the next step must not depend on whether there was an evaluation before it
     evaluation.write(result, run_dir)
     return result.figures()

@@ -53,9 +53,9 @@ class RolloutWorker:
         self.engine.update_weights(receive(self.transport, handles, self.config.timeout_s), version)
         return self.engine.policy_version
 
-    def forget_prefixes(self) -> None:
+    def reset_prefix_cache(self) -> None:
         """Empty the engine's prefix cache, so that what comes next does not depend on what came before."""
-        self.engine.forget_prefixes()
+        self.engine.reset_prefix_cache()
 
     def score(self, sequences: Sequence[list[int]]) -> list[list[float]]:
         """[B][T] log-probabilities of given tokens as the engine computes them; to be compared with the learner's."""

@@ -146,9 +146,9 @@ class Workers:
         found = {(t.group, t.sample): t for batch in results for t in batch}
         return [found[job.group, job.sample] for job in jobs]
 
-    def forget_prefixes(self) -> None:
+    def reset_prefix_cache(self) -> None:
         """Empty the engines' prefix caches."""
-        call_all(self.rollouts, "forget_prefixes", timeout_s=self.config.rollout.timeout_s)
+        call_all(self.rollouts, "reset_prefix_cache", timeout_s=self.config.rollout.timeout_s)
 
     def update(self, samples: Sequence[Any], loss: Any) -> dict[str, float]:
         """One optimizer step of the learner group; the figures are equal on all ranks."""

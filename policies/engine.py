@@ -127,9 +127,9 @@ class Engine:
         """Forget these requests; they never come back."""
         self._vllm.abort_request(list(request_ids))
 
-    def forget_prefixes(self) -> None:
+    def reset_prefix_cache(self) -> None:
         """Empty the prefix cache; the engine is idle."""
-        self._check_idle("forget_prefixes")
+        self._check_idle("reset_prefix_cache")
         self._vllm.reset_prefix_cache()
 
     def generate(self, requests: Sequence[GenerationRequest]) -> list[Generation]:

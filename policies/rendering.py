@@ -47,7 +47,7 @@ class Renderer:
                 type(tokenizer).__name__,
                 "Add tokenizer.json to the checkpoint directory.",
             )
-        # Used directly: the tokenizer's own methods take several times as long for a segment of some tokens.
+        # Used directly: no settings of the tokenizer around it (truncation, padding) can reach a segment.
         self._backend = tokenizer.backend_tokenizer
         self._as_text = type(self._backend).from_str(self._backend.to_str())
         self._as_text.encode_special_tokens = True
