@@ -1,8 +1,8 @@
 """`make bench`: tokens per second of rollout worker and learner as shares of what the bare libraries reach.
 
-Both sides run in the same invocation, in turn, three times each, on the same tokens; the best of each side counts. The
-rows go to docs/results/bench.json and the ratios to bench.md beside it, over those of an earlier run of the same part
-and model. Ratios below the required ones make the command fail.
+Both sides run in the same invocation, in turn, on the same tokens; after two warm-ups the best of three rounds counts
+on each side. The rows go to docs/results/bench.json and the ratios to bench.md beside it, over those of an earlier run
+of the same part and model. Ratios below the required ones make the command fail.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ from rich.table import Table
 
 from benchmarks import learner_sides, rollout_sides
 from benchmarks.models import SIZES, make_model
+from orchestrator.run_directory import versions
 
+WARM_UPS = 2
 ROUNDS = 3
 REQUIRED = {"rollout": 0.80, "learner": 0.70}
 WAIT_S = 900.0
@@ -29,11 +31,11 @@ OUTPUT = Path("docs/results/bench.json")
 ABOUT = """# Throughput against the bare libraries
 
 Made by `make bench`: tokens per second of the rollout worker over those of bare vLLM, and of the learner over those of
-a bare torch loop. Both sides process the same tokens, in turn, in one invocation; of three rounds the best of each side
-counts. The models have random weights, `tiny` 0.75M and `mid` 22.6M parameters, float32, on a CPU.
+a bare torch loop. Both sides process the same tokens, in turn, in one invocation; after two warm-ups the best of three
+rounds counts on each side. The models have random weights, `tiny` 0.75M and `mid` 22.6M parameters, float32, on a CPU.
 
-| what | model | ratio | required |
-|---|---|---|---|
+| what | model | ratio | required | commit |
+|---|---|---|---|---|
 """
 
 Round = tuple[int, float]
@@ -87,21 +89,20 @@ def bench_rollout(size: str, folder: Path, threads: int) -> list[dict[str, Any]]
     """Rollout worker against bare vLLM, math and multi-turn."""
     rows = []
     for task in rollout_sides.TASKS:
-        model_dir = str(make_model(size, folder / f"{size}-{task}", rollout_sides.END_TOKENS[task]))
+        model_dir = str(make_model(size, folder / f"{size}-{task}", rollout_sides.TASKS[task].end_tokens))
         worker = Side(rollout_sides.serve_worker, model_dir, threads, None)
-        worker.measure(task)  # a warm-up that also records what the bare side is to do
-        requests = worker.ask(True)
+        worker.measure(task)
+        requests = worker.ask(True)  # what the bare side is to do
         bare = Side(rollout_sides.serve_bare, model_dir, threads, {task: requests})
-        bare.measure(task)
-        ours, limit = [], []
-        for _ in range(ROUNDS):
-            ours.append(worker.measure(task))
+        rounds = []
+        for _ in range(WARM_UPS + ROUNDS):
+            ours = worker.measure(task)
             worker.tell(False)
-            limit.append(bare.measure(task))
+            rounds.append((ours, bare.measure(task)))
         worker.close()
         bare.close()
         turns = sum(map(len, requests)) / len(requests)
-        rows.append(row(f"rollout, {task}", size, ours, limit, REQUIRED["rollout"]) | {"turns_per_episode": turns})
+        rows.append(row(f"rollout, {task}", size, rounds, REQUIRED["rollout"]) | {"turns_per_episode": turns})
     return rows
 
 
@@ -110,11 +111,12 @@ def bench_learner(size: str, folder: Path, threads: int) -> list[dict[str, Any]]
     model_dir = str(make_model(size, folder / size))
     ours_side = Side(learner_sides.serve_learner, model_dir, threads, None)
     bare_side = Side(learner_sides.serve_bare, model_dir, threads, None)
-    rounds = [(ours_side.measure(learner_sides.SEED), bare_side.measure(learner_sides.SEED)) for _ in range(ROUNDS + 1)]
+    rounds = [
+        (ours_side.measure(learner_sides.SEED), bare_side.measure(learner_sides.SEED)) for _ in range(WARM_UPS + ROUNDS)
+    ]
     ours_side.close()
     bare_side.close()
-    ours, limit = zip(*rounds[1:], strict=True)  # the first is a warm-up
-    return [row("learner", size, ours, limit, REQUIRED["learner"])]
+    return [row("learner", size, rounds, REQUIRED["learner"])]
 
 
 BENCHES: dict[str, Callable[[str, Path, int], list[dict[str, Any]]]] = {
@@ -124,20 +126,21 @@ BENCHES: dict[str, Callable[[str, Path, int], list[dict[str, Any]]]] = {
 """Part -> what measures it."""
 
 
-def row(what: str, size: str, ours: Sequence[Round], limit: Sequence[Round], required: float) -> dict[str, Any]:
-    """One result: the best round of each side, and their ratio.
+def row(what: str, size: str, rounds: Sequence[tuple[Round, Round]], required: float) -> dict[str, Any]:
+    """One result: the best round of each side after the warm-ups, and their ratio.
 
     Raises:
         RuntimeError: the two sides, or two rounds of one, processed different numbers of tokens.
     """
+    ours, limit = zip(*rounds, strict=True)
     counts = [[tokens for tokens, _ in side] for side in (ours, limit)]
     if len({tokens for side in counts for tokens in side}) != 1:
         raise RuntimeError(
             f"{what}, {size}: both sides must process the same tokens in every round, but ours had {counts[0]} and the "
             f"bare one {counts[1]}: their ratio would compare different work."
         )
-    best = max(tokens / seconds for tokens, seconds in ours)
-    bound = max(tokens / seconds for tokens, seconds in limit)
+    best = max(tokens / seconds for tokens, seconds in ours[WARM_UPS:])
+    bound = max(tokens / seconds for tokens, seconds in limit[WARM_UPS:])
     print(f"{what}, {size}: {best / bound:.2f} of bare ({required:.2f} required)", flush=True)
     return {
         "what": what,
@@ -154,7 +157,9 @@ def save(rows: Iterable[dict[str, Any]], path: Path) -> None:
     """Write rows as JSON and their ratios as a table beside it; rows of other parts and models that are there stay."""
     earlier = json.loads(path.read_text()) if path.exists() else []
     merged = {(r["what"], r["size"]): r for r in [*earlier, *rows]}.values()
-    lines = [f"| {r['what']} | {r['size']} | {r['ratio']:.2f} | {r['required']:.2f} |\n" for r in merged]
+    lines = [
+        f"| {r['what']} | {r['size']} | {r['ratio']:.2f} | {r['required']:.2f} | {r['commit'][:9]} |\n" for r in merged
+    ]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(list(merged), indent=1) + "\n")
     path.with_suffix(".md").write_text(ABOUT + "".join(lines))
@@ -178,12 +183,13 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--output", type=Path, default=OUTPUT, help="JSON of the rows; the table is written beside it")
     options = parser.parse_args()
+    commit = versions()["git"] or "unknown"
     rows = []
     for size in options.sizes.split(","):
         with tempfile.TemporaryDirectory() as folder:
             for part in options.parts.split(","):
                 found = BENCHES[part](size, Path(folder), options.threads)
-                measured = [r | {"threads": options.threads} for r in found]
+                measured = [r | {"threads": options.threads, "commit": commit} for r in found]
                 save(measured, options.output)
                 rows += measured
     show(rows)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -20,10 +21,26 @@ from policies.trajectory import FAILED, Trajectory
 PROMPTS, SIBLINGS = 128, 8
 MATH = EnvironmentConfig("rejuvenate/Arithmetic-v0", {"operations_min": 3, "operations_max": 3, "operand_max": 99})
 TURNS = EnvironmentConfig("benchmarks.relay:RelayEnv", {})
-TASKS = {"math": (MATH, 48, 1), "multi-turn": (TURNS, 24, LAST_TURN)}
-"""Task -> environment, longest turn in tokens, and turns of an episode that no limit cut short."""
-END_TOKENS = {"math": 1, "multi-turn": 8}
-"""Task -> how many of the 64 tokens end a turn: eight, so that few turns are cut and most episodes have all three."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """What one rollout benchmark runs."""
+
+    environment: EnvironmentConfig
+    max_tokens: int
+    """Longest turn."""
+    turns: int
+    """Of an episode that no limit cut short."""
+    end_tokens: int
+    """How many of the 64 tokens end a turn."""
+
+
+TASKS = {
+    "math": Task(MATH, max_tokens=48, turns=1, end_tokens=1),
+    # Eight, so that few turns are cut and most episodes have all three.
+    "multi-turn": Task(TURNS, max_tokens=24, turns=LAST_TURN, end_tokens=8),
+}
 
 
 def rollout_config(threads: int) -> RolloutConfig:
@@ -45,9 +62,9 @@ def serve_worker(connection: Connection, model_dir: str, threads: int, _: Any) -
     jobs = [EpisodeJob(g, s, g, g * SIBLINGS + s) for g in range(PROMPTS) for s in range(SIBLINGS)]
     connection.send("ready")
     while (task := connection.recv()) is not None:
-        environment, max_tokens, _ = TASKS[task]
+        wanted = TASKS[task]
         start = time.perf_counter()
-        trajectories = worker.run(jobs, environment, Sampling(1.0, max_tokens))
+        trajectories = worker.run(jobs, wanted.environment, Sampling(1.0, wanted.max_tokens))
         seconds = time.perf_counter() - start
         worker.update_weights(handles, 0)  # empties the prefix cache, as after every training step
         fault = fault_of(task, trajectories)
@@ -60,7 +77,7 @@ def serve_worker(connection: Connection, model_dir: str, threads: int, _: Any) -
 
 def fault_of(task: str, trajectories: Sequence[Trajectory]) -> str | None:
     """What makes a round of `task` no measurement: an episode that failed, or one of another length; or None."""
-    turns = TASKS[task][2]
+    turns = TASKS[task].turns
     for t in trajectories:
         if t.status in FAILED:
             return f"{task}: episode {t.group}-{t.sample} failed as {t.status}: {t.error}"
@@ -97,7 +114,7 @@ def serve_bare(connection: Connection, model_dir: str, threads: int, requests: d
 
     connection.send("ready")
     while (task := connection.recv()) is not None:
-        turns, max_tokens = requests[task], TASKS[task][1]
+        turns, max_tokens = requests[task], TASKS[task].max_tokens
         start = time.perf_counter()
         tokens = 0
         if task == "math":

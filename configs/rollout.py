@@ -40,7 +40,7 @@ class RolloutConfig:
     """Skip graph capture and compilation: starts faster, decodes slower on GPUs."""
     env_threads: int = 8
     """Threads in which environments are made, reset and stepped, per worker. Idle environments are kept for later
-    episodes, at most `max_num_seqs` (or `env_threads`, if more) per worker."""
+    episodes, as many per worker as its largest batch had episodes."""
     deterministic: bool = False
     """Wait for all environments before each engine step, so that two runs decode the same batches: exact resume
     needs it; with slow tools it costs time."""

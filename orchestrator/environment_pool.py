@@ -14,15 +14,18 @@ from envs.registry import make
 class EnvironmentPool:
     """Makes environments and keeps healthy ones for later episodes; environment threads share it.
 
-    Args:
-        limit: idle environments kept, of all kinds together. Beyond it those go whose kind was used longest ago, so
-            that a large evaluation does not keep an environment per episode, and its own go when training goes on.
+    It keeps as many idle ones, of all kinds together, as it was ever told to have room for. Beyond that those go whose
+    kind was used longest ago.
     """
 
-    def __init__(self, limit: int) -> None:
-        self.limit = limit
+    def __init__(self) -> None:
+        self._limit = 0
         self._idle: dict[str, list[gymnasium.Env]] = {}  # the kind used last is last
         self._lock = threading.Lock()
+
+    def make_room(self, count: int) -> None:
+        """Keep up to `count` idle environments from now on: as many will be open at once, so that it costs no more."""
+        self._limit = max(self._limit, count)
 
     def take(self, environment: EnvironmentConfig) -> gymnasium.Env:
         """An idle environment of this kind, or a new one (whose constructor may raise or hang)."""
@@ -37,7 +40,7 @@ class EnvironmentPool:
         with self._lock:
             self._used(environment).append(env)
             surplus = None
-            if sum(map(len, self._idle.values())) > self.limit:
+            if sum(map(len, self._idle.values())) > self._limit:
                 surplus = next(idle for idle in self._idle.values() if idle).pop(0)
         if surplus is not None:
             close_aside(surplus)

@@ -15,7 +15,7 @@ import gymnasium
 from orchestrator.environment_pool import close_quietly
 from orchestrator.seeding import derive
 from policies.engine import Generation, GenerationRequest
-from policies.rendering import Renderer
+from policies.rendering import RenderedConversation, Renderer
 from policies.trajectory import Trajectory, TurnRecord
 
 
@@ -44,11 +44,11 @@ class EpisodeJob:
 
 
 class SharedByGroup:
-    """Tasks and rendered first prompts of a batch: siblings have the same. Environment threads share it."""
+    """Tasks and rendered openings of a batch: siblings have the same. Environment threads share it."""
 
     def __init__(self) -> None:
         self._tasks: dict[int, Any] = {}
-        self._prompts: dict[str, list[int]] = {}
+        self._openings: dict[str, RenderedConversation] = {}
 
     def task(self, index: int, make_task: Callable[[int], Any]) -> Any:
         """Task number `index`, made once; each sibling gets a copy, as an environment may change its task."""
@@ -56,12 +56,14 @@ class SharedByGroup:
             self._tasks[index] = make_task(index)
         return copy.deepcopy(self._tasks[index])
 
-    def prompt(self, renderer: Renderer, messages: list[dict[str, Any]], tools: list[dict[str, Any]]) -> list[int]:
-        """The first prompt's token ids, rendered once."""
+    def opening(
+        self, renderer: Renderer, messages: list[dict[str, Any]], tools: list[dict[str, Any]]
+    ) -> RenderedConversation:
+        """The conversation that opens so, rendered once; each sibling gets a copy, which grows by itself."""
         key = repr((messages, tools))
-        if key not in self._prompts:
-            self._prompts[key] = renderer.prompt(messages, tools or None)
-        return self._prompts[key]
+        if key not in self._openings:
+            self._openings[key] = renderer.conversation(messages, tools or None)
+        return self._openings[key].copy()
 
 
 @dataclass(slots=True)
@@ -80,8 +82,9 @@ class Episode:
     """What has happened so far."""
     env: gymnasium.Env | None = None
     """The environment, once `begin` has it."""
-    tools: list[dict[str, Any]] = field(default_factory=list)
-    started: float = field(default_factory=time.perf_counter)
+    conversation: RenderedConversation | None = None
+    """What the template has made of the messages, once the environment has given the first ones."""
+    started: float = math.nan
     over: bool = False
     """Whether it has ended, one way or the other."""
     _lock: threading.Lock = field(default_factory=threading.Lock)  # a late thread must not write after `fail`
@@ -91,6 +94,7 @@ class Episode:
 
     def begin(self) -> GenerationRequest | None:
         """Take and reset an environment and ask for the first turn; None when the prompt leaves no room for one."""
+        self.started = time.perf_counter()
         env = self.take_env()
         with self._lock:
             late = self.over
@@ -107,12 +111,11 @@ class Episode:
         with self._lock:
             if self.over:
                 return None
-            self.tools = list(info.get("tools", []))
             trajectory = self.trajectory
             trajectory.task = dict(info.get("task", {}))
             trajectory.messages = [dict(message) for message in observation]
-            prompt = self.shared.prompt(self.renderer, trajectory.messages, self.tools)
-            trajectory.add_environment_tokens(prompt)
+            self.conversation = self.shared.opening(self.renderer, trajectory.messages, list(info.get("tools", [])))
+            trajectory.add_environment_tokens(self.conversation.prompt_token_ids)
             return self._request()
 
     def accept(self, generation: Generation) -> None:
@@ -165,9 +168,8 @@ class Episode:
             return None
         new_messages = [dict(message) for message in observation]
         sampled_end = turn.token_ids[-1] == self.renderer.end_of_turn_id
-        added = self.renderer.extension(
-            trajectory.messages, new_messages, self.tools or None, end_of_turn_sampled=sampled_end
-        )
+        assert self.conversation is not None, "`begin` comes first"
+        added = self.conversation.extend(trajectory.messages[-1], new_messages, end_of_turn_sampled=sampled_end)
         trajectory.add_environment_tokens(added)
         trajectory.messages += new_messages
         return self._request()
@@ -175,7 +177,7 @@ class Episode:
     def _end(self, status: str) -> None:
         self.over = True
         self.trajectory.status = status
-        self.trajectory.seconds = time.perf_counter() - self.started
+        self.trajectory.seconds = 0.0 if math.isnan(self.started) else time.perf_counter() - self.started
 
     def _request(self) -> GenerationRequest | None:
         """The request for the next turn; None, and truncated, when no token fits any more."""

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import gc
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gymnasium
@@ -33,6 +34,8 @@ log = logging.getLogger("rejuvenate")
 
 IDLE_PATIENCE_S = 1.0
 """Longest wait for environments that compute while the engine has nothing to do; else as long as its last step."""
+COLLECT_EVERY = 50_000
+"""Objects made and not freed between two runs of the garbage collector in a batch; Python's own 700 is for scripts."""
 
 
 class RolloutWorker:
@@ -45,7 +48,7 @@ class RolloutWorker:
         self.transport = transport
         self.renderer = load_renderer(model_dir)
         self.engine = Engine(config, model_dir, stop_token_ids=self.renderer.stop_token_ids, log_path=log_path)
-        self.pool = EnvironmentPool(max(config.env_threads, config.max_num_seqs))  # as many as decode at once
+        self.pool = EnvironmentPool()
         self.threads = EnvironmentThreads(config.env_threads, config.step_timeout_s)
 
     def update_weights(self, handles: list[Any], version: int) -> int:
@@ -80,7 +83,9 @@ class RolloutWorker:
         Raises:
             RuntimeError: the engine failed, or no episode at all was over in time.
         """
-        return EpisodeBatch(self, jobs, environment, sampling).run()
+        self.pool.make_room(len(jobs))
+        with rare_collections():
+            return EpisodeBatch(self, jobs, environment, sampling).run()
 
     def take_env(self, environment: EnvironmentConfig) -> gymnasium.Env:
         """An idle environment of this kind, or a new one; called in an environment thread."""
@@ -186,3 +191,14 @@ class EpisodeBatch:
                 episode.fail("timed_out", f"not over after rollout.timeout_s = {self.config.timeout_s:g} s")
                 if episode.env is not None:
                     self.worker.discard_env(episode.env)
+
+
+@contextlib.contextmanager
+def rare_collections() -> Iterator[None]:
+    """Let the garbage collector run seldom: the thousands of open turns are live, and it would look at them in vain."""
+    usual = gc.get_threshold()
+    gc.set_threshold(COLLECT_EVERY, *usual[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*usual)

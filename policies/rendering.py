@@ -1,26 +1,21 @@
 """Messages to token ids and masks through a checkpoint's own chat template; sampled ids are never tokenized again.
 
 A conversation is a sequence of segments: a prompt, a sampled turn, what the environment added, a sampled turn, ...
-Each segment is tokenized by itself, once, in training data as in rollouts, so that both see the same ids.
-
-Only the template writes special tokens. Where a message spells one (a web page that says `<|im_end|>`), those
-characters are tokenized as text, so that what a tool or a user says can neither end a turn nor begin one.
+Each segment is tokenized by itself, once, in training data as in rollouts, so that both see the same ids. Special
+tokens that a message spells are text (see `configs.chat_template`).
 """
 
 from __future__ import annotations
 
-import re
+import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from configs.chat_template import PROBE, ChatTemplate, Message
 from configs.errors import ConfigError
 
-Message = dict[str, Any]
 FIELD = "the tokenizer's chat template"
-PROBE = "x1y"  # the content of the probing conversation; any template passes such text through unchanged
-OPEN, CLOSE = "\ufdd0", "\ufdd1"  # Unicode noncharacters around the number of a spelled special token, while rendering
-MARK = re.compile(f"{OPEN}([0-9]+){CLOSE}")
 
 
 class Renderer:
@@ -47,51 +42,27 @@ class Renderer:
                 type(tokenizer).__name__,
                 "Add tokenizer.json to the checkpoint directory.",
             )
-        # Used directly: no settings of the tokenizer around it (truncation, padding) can reach a segment.
-        self._backend = tokenizer.backend_tokenizer
-        self._as_text = type(self._backend).from_str(self._backend.to_str())
-        self._as_text.encode_special_tokens = True
-        special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
-        self._spelled = [OPEN, *sorted(special, key=len, reverse=True)]
-        self._pattern = re.compile("|".join(map(re.escape, self._spelled)))
-        self._closing = self._probe_closing()
-        self.end_of_turn_id: int = self._tokenize(self._closing)[0]
+        self.template = ChatTemplate(tokenizer)
+        self.closing = self._probe_closing()
+        """What the template puts after an assistant's content."""
+        self.end_of_turn_id: int = self.template.tokenize(self.closing)[0]
         """Id of the token that ends an assistant turn: sampled by the policy, mask 1."""
         self.stop_token_ids: list[int] = sorted({self.end_of_turn_id, tokenizer.eos_token_id} - {None})
         """Ids on which the engine stops a turn."""
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None) -> list[int]:
         """Return the ids of `messages` and the generation prompt: what the first turn is sampled from."""
-        return self._tokenize(self._render(messages, tools, generation_prompt=True))
+        return self.conversation(messages, tools).prompt_token_ids
 
-    def extension(
-        self,
-        messages_so_far: Sequence[Message],
-        new_messages: Sequence[Message],
-        tools: Sequence[dict[str, Any]] | None = None,
-        *,
-        end_of_turn_sampled: bool = True,
-    ) -> list[int]:
-        """Return the ids that follow a sampled turn: the template's closing text, `new_messages`, the next prompt.
-
-        Args:
-            messages_so_far: the conversation up to and including the sampled turn's message.
-            new_messages: what the environment added.
-            tools: JSON schemas, the same as in `prompt`.
-            end_of_turn_sampled: whether the sampled ids ended with an end-of-turn token, which is then not added again.
-
-        Raises:
-            ConfigError: the template is not prefix-stable on this conversation.
-        """
-        assert [message["role"] for message in messages_so_far[-1:]] == ["assistant"], "an extension follows a turn"
-        before = self._render(messages_so_far, tools)
-        after = self._render([*messages_so_far, *new_messages], tools, generation_prompt=True)
-        token_ids = self._tokenize(self._closing + self._rest(after, before))
-        return token_ids[1:] if end_of_turn_sampled else token_ids
+    def conversation(
+        self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None
+    ) -> RenderedConversation:
+        """Return a conversation that opens with `messages` and waits for its first turn."""
+        return RenderedConversation(self, messages, tools)
 
     def parse(self, token_ids: Sequence[int]) -> str:
         """Return the text of a sampled turn without its end-of-turn token and other special tokens."""
-        return self._backend.decode(list(token_ids), skip_special_tokens=True)
+        return self.tokenizer.backend_tokenizer.decode(list(token_ids), skip_special_tokens=True)
 
     def training_example(
         self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None
@@ -110,28 +81,24 @@ class Renderer:
         if not messages or messages[-1]["role"] != "assistant":
             raise ValueError("a training example must end with an assistant message")
         turns = [number for number, message in enumerate(messages) if message["role"] == "assistant"]
-        token_ids = self.prompt(messages[: turns[0]], tools)
+        conversation = self.conversation(messages[: turns[0]], tools)
+        token_ids = list(conversation.prompt_token_ids)
         loss_mask = [0] * len(token_ids)
         for turn, next_turn in zip(turns, [*turns[1:], None], strict=True):
-            sampled = [*self._tokenize(self._turn_text(messages[: turn + 1], tools)), self.end_of_turn_id]
+            sampled = [*self.template.tokenize(conversation.turn_text(messages[turn])), self.end_of_turn_id]
             added: list[int] = []
             if next_turn is not None:
-                added = self.extension(messages[: turn + 1], messages[turn + 1 : next_turn], tools)
+                added = conversation.extend(messages[turn], messages[turn + 1 : next_turn])
             token_ids += sampled + added
             loss_mask += [1] * len(sampled) + [0] * len(added)
         return token_ids, loss_mask
 
-    def _turn_text(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None) -> str:
-        """Return what the policy would have had to sample for the last message, without the end of turn."""
-        before = self._render(messages[:-1], tools, generation_prompt=True)
-        return self._rest(self._render(messages, tools), before).removesuffix(self._closing)
-
     def _probe_closing(self) -> str:
         """Return the text that the template puts after an assistant's content."""
         question, answer = {"role": "user", "content": PROBE}, {"role": "assistant", "content": PROBE}
-        before = self._render([question], None, generation_prompt=True)
-        after = self._render([question, answer], None)
-        content, found, closing = self._rest(after, before).partition(PROBE)
+        before = self.template.render([question], generation_prompt=True)
+        after = self.template.render([question, answer])
+        content, found, closing = rest_of(after, before).partition(PROBE)
         if content or not found:
             raise ConfigError(
                 FIELD,
@@ -139,9 +106,8 @@ class Renderer:
                 after,
                 "Check what add_generation_prompt adds.",
             )
-        first = self._tokenize(closing)[:1]
-        special = set(self.tokenizer.all_special_ids) | set(self.tokenizer.added_tokens_decoder)
-        if not first or first[0] not in special:
+        first = self.template.tokenize(closing)[:1]
+        if not self.template.special_token_ids.intersection(first):
             raise ConfigError(
                 FIELD,
                 "must end an assistant message with a special token",
@@ -150,52 +116,80 @@ class Renderer:
             )
         return closing
 
-    def _rest(self, text: str, before: str) -> str:
-        if not text.startswith(before):
-            raise ConfigError(
-                FIELD,
-                "must be prefix-stable (messages added later leave the earlier text as it was)",
-                f"{text!r} after {before!r}",
-                "Use a template that does not rewrite earlier messages.",
-            )
-        return text[len(before) :]
 
-    def _render(
-        self,
-        messages: Sequence[Message],
-        tools: Sequence[dict[str, Any]] | None,
-        *,
-        generation_prompt: bool = False,
-    ) -> str:
-        return self.tokenizer.apply_chat_template(
-            [self._marked(message) for message in messages],
-            tools=list(tools) if tools else None,
-            tokenize=False,
-            add_generation_prompt=generation_prompt,
+class RenderedConversation:
+    """A conversation that grows, and the text that the template has made of it so far.
+
+    Args:
+        renderer: whose template and tokenizer.
+        messages: what the conversation opens with.
+        tools: JSON schemas, or None.
+    """
+
+    def __init__(
+        self, renderer: Renderer, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None
+    ) -> None:
+        self._renderer = renderer
+        self._tools = tools
+        self._marked = [renderer.template.mark(message) for message in messages]
+        self._text = renderer.template.render(self._marked, tools, generation_prompt=True)
+        self.prompt_token_ids = renderer.template.tokenize(self._text)
+        """Ids of the opening messages and the generation prompt: what the first turn is sampled from."""
+
+    def copy(self) -> RenderedConversation:
+        """Return a conversation that starts from here and grows by itself."""
+        other = copy.copy(self)
+        other._marked = list(self._marked)
+        return other
+
+    def extend(self, turn: Message, new_messages: Sequence[Message], *, end_of_turn_sampled: bool = True) -> list[int]:
+        """Add a sampled turn and what the environment answered to it.
+
+        Args:
+            turn: the assistant's message.
+            new_messages: what the environment added.
+            end_of_turn_sampled: whether the sampled ids ended with an end-of-turn token, which is then not added again.
+
+        Returns:
+            The ids that follow the sampled ones: the template's closing text, `new_messages`, the next prompt.
+
+        Raises:
+            ConfigError: the template is not prefix-stable on this conversation.
+        """
+        assert turn["role"] == "assistant", "an extension follows a turn"
+        template, closing = self._renderer.template, self._renderer.closing
+        self._marked.append(template.mark(turn))
+        before = f"{self._text}{self._marked[-1].get('content')}{closing}"
+        whole = [*self._marked, *map(template.mark, new_messages)]
+        after = template.render(whole, self._tools, generation_prompt=True)
+        if not after.startswith(before):  # the template does not write this turn as it was sampled (it trims it, say)
+            before = template.render(self._marked, self._tools)
+        added = rest_of(after, before)
+        self._marked, self._text = whole, after
+        token_ids = template.tokenize(closing + added)
+        return token_ids[1:] if end_of_turn_sampled else token_ids
+
+    def turn_text(self, turn: Message) -> str:
+        """Return what would have to be sampled for `turn` to come next, marked, without the end of turn."""
+        template = self._renderer.template
+        whole = template.render([*self._marked, template.mark(turn)], self._tools)
+        return rest_of(whole, self._text).removesuffix(self._renderer.closing)
+
+
+def rest_of(text: str, before: str) -> str:
+    """Return what follows `before` in `text`.
+
+    Raises:
+        ConfigError: `text` begins otherwise.
+    """
+    if not text.startswith(before):
+        raise ConfigError(
+            FIELD,
+            "must be prefix-stable (messages added later leave the earlier text as it was)",
+            f"{text!r} after {before!r}",
+            "Use a template that does not rewrite earlier messages.",
         )
-
-    def _marked(self, value: Any) -> Any:
-        """Replace what spells a special token by a mark that the template passes through."""
-        if isinstance(value, str):
-            return self._pattern.sub(lambda found: f"{OPEN}{self._spelled.index(found[0])}{CLOSE}", value)
-        if isinstance(value, dict):
-            return {key: self._marked(item) for key, item in value.items()}
-        if isinstance(value, list | tuple):
-            return [self._marked(item) for item in value]
-        return value
-
-    def _tokenize(self, text: str) -> list[int]:
-        """Tokenize what the template rendered: its special tokens as such, marked ones as the text they stand for."""
-        if OPEN not in text:
-            return self._backend.encode(text, add_special_tokens=False).ids
-        token_ids: list[int] = []
-        for number, part in enumerate(MARK.split(text)):  # between the marks, a mark's number, between the marks, ...
-            spelled = number % 2 == 1
-            encoded = (self._as_text if spelled else self._backend).encode(
-                self._spelled[int(part)] if spelled else part, add_special_tokens=False
-            )
-            token_ids += encoded.ids
-        return token_ids
+    return text[len(before) :]
 
 
 def load_renderer(model_dir: str | Path) -> Renderer:

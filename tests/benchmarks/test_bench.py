@@ -12,7 +12,8 @@ from policies.trajectory import Trajectory, TurnRecord
 
 
 def test_a_row_compares_the_best_rounds():
-    found = row("learner", "tiny", [(100, 2.0), (100, 1.0)], [(100.0, 0.5), (100, 4.0)], 0.7)
+    warm_ups = [((100, 0.1), (100, 0.1))] * bench.WARM_UPS  # their times do not count
+    found = row("learner", "tiny", [*warm_ups, ((100, 2.0), (100, 0.5)), ((100, 1.0), (100, 4.0))], 0.7)
     assert (found["tokens"], found["ours"], found["bare"], found["ratio"]) == (100, 100.0, 200.0, 0.5)
 
 
@@ -22,7 +23,7 @@ def test_a_row_compares_the_best_rounds():
 )
 def test_sides_with_different_numbers_of_tokens_are_refused(ours, bare):
     with pytest.raises(RuntimeError, match=r"rollout, math, tiny: both sides must process the same tokens"):
-        row("rollout, math", "tiny", ours, bare, 0.8)
+        row("rollout, math", "tiny", list(zip(ours, bare, strict=True)), 0.8)
 
 
 class FakeSide:
@@ -44,12 +45,13 @@ def test_every_learner_round_has_the_same_samples(monkeypatch, tmp_path):
     monkeypatch.setattr(bench, "Side", FakeSide)
     monkeypatch.setattr(FakeSide, "asked", [])
     assert bench.bench_learner("tiny", tmp_path, 1)[0]["ratio"] == 1.0
-    assert FakeSide.asked == [learner_sides.SEED] * 2 * (bench.ROUNDS + 1)
+    assert FakeSide.asked == [learner_sides.SEED] * 2 * (bench.WARM_UPS + bench.ROUNDS)
     assert learner_sides.make_samples(learner_sides.SEED) == learner_sides.make_samples(learner_sides.SEED)
 
 
 def result(what, size, ratio):
-    return {"what": what, "size": size, "tokens": 1, "ours": 4567.0, "bare": 4567.0, "ratio": ratio, "required": 0.7}
+    return {"what": what, "size": size, "tokens": 1, "ours": 4567.0, "bare": 4567.0, "ratio": ratio, "required": 0.7,
+            "commit": "fedcbafedcbafedc"}  # fmt: skip
 
 
 def test_rows_of_an_earlier_run_stay_unless_they_are_measured_again(tmp_path):
@@ -59,7 +61,7 @@ def test_rows_of_an_earlier_run_stay_unless_they_are_measured_again(tmp_path):
     found = {(r["what"], r["size"]): r["ratio"] for r in json.loads(file.read_text())}
     assert found == {("learner", "tiny"): 0.9, ("learner", "mid"): 0.6, ("rollout, math", "tiny"): 0.8}
     table = file.with_suffix(".md").read_text()
-    assert "| learner | tiny | 0.90 | 0.70 |\n| learner | mid | 0.60 | 0.70 |\n" in table
+    assert "| learner | tiny | 0.90 | 0.70 | fedcbafed |\n| learner | mid | 0.60 | 0.70 | fedcbafed |\n" in table
     assert "4567" not in table
 
 
@@ -71,6 +73,7 @@ def test_results_are_written_when_a_ratio_is_missed_and_when_a_later_part_fails(
     monkeypatch.setattr(bench, "BENCHES", {"learner": lambda *_: [result("learner", "tiny", 0.1)], "rollout": fails})
     arguments = ["bench", "--sizes", "tiny", "--output", str(file), "--threads", "2"]
     monkeypatch.setattr(sys, "argv", arguments)
+    monkeypatch.setattr(bench, "versions", lambda: {"git": "fedcbafedcbafedc"})
     with pytest.raises(RuntimeError, match="no engine"):
         bench.main()
     assert json.loads(file.read_text()) == [result("learner", "tiny", 0.1) | {"threads": 2}]

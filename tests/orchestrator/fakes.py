@@ -27,6 +27,19 @@ def run_config(*overrides: str) -> RunConfig:
     return load([], [*given, *overrides])
 
 
+class FakeConversation:
+    def __init__(self, prompt_token_ids: list[int]) -> None:
+        self.prompt_token_ids = prompt_token_ids
+
+    def copy(self) -> FakeConversation:
+        return self
+
+    def extend(self, turn: dict[str, Any], new: list[dict[str, Any]], *, end_of_turn_sampled: bool) -> list[int]:
+        assert turn["role"] == "assistant"
+        text = [ord(c) for m in new for c in m["content"]]
+        return [*([] if end_of_turn_sampled else [END]), *text, ord(">")]
+
+
 class FakeRenderer:
     """One token per character: its code point. A turn ends with `END`, a prompt with ord(">")."""
 
@@ -35,15 +48,9 @@ class FakeRenderer:
     def __init__(self) -> None:
         self.prompts = 0
 
-    def prompt(self, messages: list[dict[str, Any]], tools: Any = None) -> list[int]:
+    def conversation(self, messages: list[dict[str, Any]], tools: Any = None) -> FakeConversation:
         self.prompts += 1
-        return [*(ord(c) for m in messages for c in m["content"]), ord(">")]
-
-    def extension(
-        self, so_far: list[dict[str, Any]], new: list[dict[str, Any]], tools: Any, *, end_of_turn_sampled: bool
-    ) -> list[int]:
-        text = [ord(c) for m in new for c in m["content"]]
-        return [*([] if end_of_turn_sampled else [END]), *text, ord(">")]
+        return FakeConversation([*(ord(c) for m in messages for c in m["content"]), ord(">")])
 
     def parse(self, token_ids: list[int]) -> str:
         return "".join(chr(t) for t in token_ids if t != END)

@@ -6,12 +6,18 @@ TRAINING = EnvironmentConfig("tests.orchestrator.fakes:ChainEnv", {"turns": 1})
 HELDOUT = EnvironmentConfig("tests.orchestrator.fakes:ChainEnv", {"turns": 2})
 
 
+def pool_for(count):
+    pool = EnvironmentPool()
+    pool.make_room(count)
+    return pool
+
+
 def idle(pool):
     return [[env.unwrapped.turns for env in envs] for envs in pool._idle.values() if envs]
 
 
 def test_environment_is_used_again_by_its_kind_only():
-    pool = EnvironmentPool(4)
+    pool = pool_for(4)
     first = pool.take(TRAINING)
     pool.give_back(TRAINING, first)
     assert pool.take(HELDOUT) is not first
@@ -19,8 +25,16 @@ def test_environment_is_used_again_by_its_kind_only():
     assert pool.take(TRAINING) is not first
 
 
-def test_large_evaluation_keeps_no_environment_per_episode_and_gives_way_to_training():
-    pool = EnvironmentPool(3)
+def test_room_made_once_stays():
+    pool = pool_for(3)
+    pool.make_room(1)
+    for env in [pool.take(TRAINING) for _ in range(4)]:
+        pool.give_back(TRAINING, env)
+    assert idle(pool) == [[1, 1, 1]]
+
+
+def test_beyond_its_room_it_keeps_what_was_used_last():
+    pool = pool_for(3)
     for kind, count, kept in ((TRAINING, 2, [[1, 1]]), (HELDOUT, 10, [[2, 2, 2]]), (TRAINING, 2, [[2], [1, 1]])):
         for env in [pool.take(kind) for _ in range(count)]:
             pool.give_back(kind, env)
@@ -28,7 +42,7 @@ def test_large_evaluation_keeps_no_environment_per_episode_and_gives_way_to_trai
 
 
 def test_closing_the_pool_closes_what_is_idle():
-    pool = EnvironmentPool(3)
+    pool = pool_for(3)
     env = pool.take(TRAINING)
     pool.give_back(TRAINING, env)
     pool.close()

@@ -163,7 +163,7 @@ def test_siblings_share_task_and_rendered_prompt():
     assert shared.task(4, made.append) == {"n": 4}, "what one sibling does to its task the others do not see"
     renderer = FakeRenderer()
     for text in ("x", "x", "y"):
-        shared.prompt(renderer, [{"role": "user", "content": text}], [])
+        shared.opening(renderer, [{"role": "user", "content": text}], [])
     assert renderer.prompts == 2
 
 

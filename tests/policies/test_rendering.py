@@ -47,15 +47,15 @@ def test_prompt_holds_messages_tools_and_the_generation_prompt():
 
 
 def test_extension_adds_only_what_was_not_sampled(renderer):
-    sampled_end = renderer.extension([QUESTION, CALL], [RESULT])
-    cut = renderer.extension([QUESTION, CALL], [RESULT], end_of_turn_sampled=False)
+    sampled_end = renderer.conversation([QUESTION]).extend(CALL, [RESULT])
+    cut = renderer.conversation([QUESTION]).extend(CALL, [RESULT], end_of_turn_sampled=False)
     assert cut == [renderer.end_of_turn_id, *sampled_end]
     assert renderer.end_of_turn_id not in sampled_end[:1]
 
 
 def test_chatml_closing_newline_comes_from_the_environment():
     renderer = Renderer(make_tokenizer(CHATML, specials=("<|im_start|>", "<|im_end|>")))
-    added = text_of(renderer, renderer.extension([QUESTION, CALL], [RESULT]))
+    added = text_of(renderer, renderer.conversation([QUESTION]).extend(CALL, [RESULT]))
     expected = "\n<|im_start|>user\n<tool_response>\n12\n</tool_response><|im_end|>\n<|im_start|>assistant\n"
     assert added == expected
     assert renderer.end_of_turn_id == renderer.tokenizer.convert_tokens_to_ids("<|im_end|>")
@@ -67,7 +67,12 @@ def test_segments_of_an_episode_join_to_the_text_of_the_whole_conversation(rende
     conversation = [QUESTION, CALL, RESULT, ANSWER]
     first = [*renderer.tokenizer.encode(CALL["content"], add_special_tokens=False), renderer.end_of_turn_id]
     last = [*renderer.tokenizer.encode(ANSWER["content"], add_special_tokens=False), renderer.end_of_turn_id]
-    episode = renderer.prompt([QUESTION], TOOLS) + first + renderer.extension([QUESTION, CALL], [RESULT], TOOLS) + last
+    episode = (
+        renderer.prompt([QUESTION], TOOLS)
+        + first
+        + renderer.conversation([QUESTION], TOOLS).extend(CALL, [RESULT])
+        + last
+    )
     whole = renderer.tokenizer.apply_chat_template(conversation, tools=TOOLS, tokenize=False)
     assert whole.removesuffix("\n") == text_of(renderer, episode)
 
@@ -77,7 +82,7 @@ def test_training_example_equals_the_episode_with_the_same_turns(renderer):
     first = [*renderer.tokenizer.encode(CALL["content"], add_special_tokens=False), renderer.end_of_turn_id]
     last = [*renderer.tokenizer.encode(ANSWER["content"], add_special_tokens=False), renderer.end_of_turn_id]
     prompt = renderer.prompt([QUESTION], TOOLS)
-    added = renderer.extension([QUESTION, CALL], [RESULT], TOOLS)
+    added = renderer.conversation([QUESTION], TOOLS).extend(CALL, [RESULT])
     assert token_ids == prompt + first + added + last
     assert loss_mask == [0] * len(prompt) + [1] * len(first) + [0] * len(added) + [1] * len(last)
 
@@ -120,7 +125,30 @@ def test_template_that_rewrites_earlier_turns_is_refused():
     )
     renderer = Renderer(make_tokenizer(template))
     with pytest.raises(ConfigError, match="prefix-stable"):
-        renderer.extension([QUESTION, CALL], [RESULT])
+        renderer.conversation([QUESTION]).extend(CALL, [RESULT])
+
+
+def test_template_that_trims_a_turn_adds_what_follows_it_all_the_same():
+    """The engine has seen the turn as it was sampled; only the template's own text after it counts."""
+    template = CHATML.replace("message.role + '\n' + message.content", "message.role + '\n' + message.content | trim")
+    trimming = Renderer(make_tokenizer(template, specials=("<|im_start|>", "<|im_end|>")))
+    exact = Renderer(make_tokenizer(CHATML, specials=("<|im_start|>", "<|im_end|>")))
+    spaced = {"role": "assistant", "content": " add(7, 5)\n"}
+    for sampled_end in (True, False):
+        added = [
+            renderer.conversation([QUESTION]).extend(spaced, [RESULT], end_of_turn_sampled=sampled_end)
+            for renderer in (trimming, exact)
+        ]
+        assert added[0] == added[1]
+
+
+def test_extending_a_copy_leaves_the_conversation_as_it_was(renderer):
+    opening = renderer.conversation([QUESTION], TOOLS)
+    siblings = [opening.copy(), opening.copy()]
+    other = {"role": "assistant", "content": "add(1, 1)"}
+    first = [sibling.extend(turn, [RESULT]) for sibling, turn in zip(siblings, (CALL, other), strict=True)]
+    assert first[0] == first[1] == opening.extend(CALL, [RESULT])
+    assert siblings[0].extend(CALL, [RESULT]) == siblings[1].extend(other, [RESULT]) == opening.extend(CALL, [RESULT])
 
 
 def test_template_without_end_of_turn_or_without_any_template_is_refused():
