@@ -95,6 +95,19 @@ def relative(found: dict[str, Tensor], wanted: dict[str, Tensor], name: str) -> 
     return float((found[name].double() - wanted[name].double()).norm() / scale)
 
 
+def assert_equal_but_for_rounding(found: dict[str, Tensor], wanted: dict[str, Tensor]) -> None:
+    """All tensors together agree within 1e-6, each by itself within 3e-6.
+
+    Each by itself, float32 is no better on every CPU: one micro-batch differs from float64 by up to 1.6e-6 in a single
+    projection (seen on an AMD EPYC), where a wrong split would show in the first digits.
+    """
+    assert found.keys() == wanted.keys()
+    difference = torch.stack([(found[name].double() - wanted[name].double()).norm() for name in wanted]).norm()
+    assert difference < 1e-6 * torch.stack([tensor.double().norm() for tensor in wanted.values()]).norm()
+    for name in wanted:
+        assert relative(found, wanted, name) < 3e-6, name
+
+
 def bare_gradients(checkpoint: Path, temperature: float, clip_high: float) -> dict[str, Tensor]:
     """GRPO's gradient by a second implementation: one unpadded sequence at a time, all logits, float64."""
     from learner_rank import minibatch
@@ -120,7 +133,7 @@ def test_gradient_is_that_of_a_second_implementation_in_float64(results: Any, ch
         found = results[ranks, 0]["step", stage, 64]["gradients"]
         assert found.keys() == wanted.keys()
         for name in wanted:
-            assert relative(found, wanted, name) < 2e-6, (ranks, stage, name)
+            assert relative(found, wanted, name) < 3e-6, (ranks, stage, name)
 
 
 @pytest.mark.parametrize(("ranks", "stage", "budget"), SPLITS)
@@ -129,8 +142,7 @@ def test_gradients_and_weights_do_not_depend_on_the_split(results: Any, ranks: i
     for rank in range(ranks):
         found = results[ranks, rank]["step", stage, budget]
         for part in ("gradients", "weights"):
-            for name in wanted[part]:
-                assert relative(found[part], wanted[part], name) < 1e-6, (part, name)
+            assert_equal_but_for_rounding(found[part], wanted[part])
 
 
 def test_the_step_of_the_split_test_moves_every_tensor(results: Any) -> None:
@@ -161,7 +173,7 @@ def test_rank_without_samples_adds_nothing(results: Any, ranks: int, stage: int)
     for rank in range(ranks):
         found = results[ranks, rank]["one sample", stage]
         for part in ("gradients", "weights"):
-            assert all(relative(found[part], wanted[part], n) < 1e-6 for n in wanted[part])
+            assert_equal_but_for_rounding(found[part], wanted[part])
         assert found["metrics"]["loss"] == pytest.approx(wanted["metrics"]["loss"], rel=1e-6)
 
 
@@ -244,7 +256,7 @@ def test_zero3_ranks_with_unequal_positions_run_the_lm_head_equally_often(result
     found, wanted = results[2, rank]["pieces", name, ROWS], results[2, rank]["pieces", name, None]
     for what in ("step", "one sample"):
         for part in ("gradients", "weights"):
-            assert all(relative(found[what][part], wanted[what][part], n) < 1e-6 for n in wanted[what][part]), what
+            assert_equal_but_for_rounding(found[what][part], wanted[what][part])
         assert found[what]["metrics"] == pytest.approx(wanted[what]["metrics"], rel=1e-5, abs=1e-7)
     for what in ("logprobs", "reference"):
         for row, wanted_row in zip(found[what], wanted[what], strict=True):
