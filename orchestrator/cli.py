@@ -19,6 +19,8 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
 ConfigArguments = Annotated[
     list[str],
     typer.Argument(metavar="FILE.yaml ... [KEY=VALUE ...]", help="YAML files, merged left to right, then overrides."),
@@ -199,17 +201,20 @@ def _connected_nodes(config) -> list:  # type: ignore[no-untyped-def]
 def main() -> None:
     """Entry point: errors of the user are one paragraph and exit code 2, failures of a run one and exit code 1."""
     try:
-        sys.exit(app(standalone_mode=False))  # what `typer.Exit` carried is returned, not raised
+        code = app(standalone_mode=False)  # what `typer.Exit` carried is returned, not raised
     except ConfigError as error:
         _stop(str(error), 2)
     except (typer.Abort, KeyboardInterrupt):
-        _stop("interrupted; everything that was started has been ended", 130)
+        code = INTERRUPTED
     except RuntimeError as error:
         _stop(str(error), 1)
     except Exception as error:
         if type(error).__module__.startswith(("click", "typer")) and hasattr(error, "format_message"):
             _stop(error.format_message(), 2)
         raise
+    if code == INTERRUPTED:  # typer turns Ctrl-C into this code without a word
+        _stop("interrupted; everything that was started has been ended", INTERRUPTED)
+    sys.exit(code)
 
 
 def _stop(message: str, code: int) -> None:

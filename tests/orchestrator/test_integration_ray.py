@@ -55,6 +55,11 @@ def children_alive(processes: list[psutil.Process]) -> list[str]:
     return [p.name() for p in alive if p.status() != psutil.STATUS_ZOMBIE]
 
 
+def default_sigint():
+    """Ctrl-C interrupts, also where the tests run in the background of a shell, which hands down that it is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_ctrl_c_leaves_no_process_behind(tmp_path):
@@ -63,6 +68,7 @@ def test_ctrl_c_leaves_no_process_behind(tmp_path):
         process = subprocess.Popen(
             [sys.executable, "-m", "orchestrator", "run", *arguments],
             stdout=log, stderr=log, env=ENVIRONMENT, start_new_session=True,
+            preexec_fn=default_sigint,
         )  # fmt: skip
         deadline = time.monotonic() + 300
         while len(read_metrics(tmp_path / "run")) < 2:
