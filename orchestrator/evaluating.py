@@ -36,17 +36,18 @@ def evaluate_checkpoint(config: RunConfig) -> Evaluation:
 def table(result: Evaluation) -> Table:
     """One row per task set."""
     found = Table(pad_edge=False)
-    for column in ("set", "kind", "tasks", "greedy", "pass@1", "pass@k", "signal", "entropy", "failed"):
-        found.add_column(column, justify="left" if column in ("set", "kind") else "right")
+    samples = max(s.k for s in result.sets)
+    for column in ("set", "kind", "tasks", "greedy", "pass@1", f"pass@{samples}", "signal", "entropy", "failed"):
+        found.add_column(column, justify="left" if column in ("set", "kind") else "right", no_wrap=True)
     for s in result.sets:
         figures = s.summary()
         found.add_row(
             s.name,
             s.kind,
             str(len(s.greedy)),
-            f"{figures['greedy']:.3f} ± {figures['greedy_se']:.3f}",
+            f"{figures['greedy']:.3f}±{figures['greedy_se']:.3f}",
             f"{figures['pass@1']:.3f}",
-            f"{figures[f'pass@{s.k}']:.3f} (k={s.k})",
+            f"{figures[f'pass@{s.k}']:.3f}",
             f"{figures['signal']:.2f}",
             f"{figures['entropy']:.3f}",
             str(s.failed),
