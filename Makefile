@@ -21,10 +21,10 @@ export PYTHONUNBUFFERED := 1
 test test-slow: export OMP_NUM_THREADS := 1
 test test-slow: export MKL_NUM_THREADS := 1
 
-.PHONY: help setup demo test test-slow lint toy study-math study-tool bench lock clean $(PARTS) slow-tests
+.PHONY: help setup demo test test-slow lint toy study-math study-tool bench bench-fusion lock clean $(PARTS) slow-tests
 
 help: ## say what each target does
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: ## build .venv from the pins (at once when it is up to date); PYTHON=python3.12 chooses the interpreter
 	@PYTHON="$(PYTHON)" requirements/setup.sh
@@ -53,6 +53,10 @@ study-tool: setup ## the same table on the tool-use toy
 
 bench: setup ## throughput of rollout worker and learner against bare vLLM and bare torch
 	$(call module,benchmarks.bench)
+
+bench-fusion: setup ## seconds of fusing two 0.5B checkpoints against mergekit, and against cp and cat
+	@requirements/setup.sh mergekit
+	$(call module,benchmarks.fusion,--mergekit build/mergekit)
 
 # All parts run, so that one failure does not hide another; pytest is last and its summary closes the output.
 test: setup ## lint, format, types, import direction and the fast tests

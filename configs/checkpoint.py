@@ -24,7 +24,7 @@ ARCHITECTURE_KEYS = (
     "rms_norm_eps",
 )
 """config.json keys in which base and SFT checkpoint must agree where both state them."""
-EXACT_ARCHITECTURES = ("Qwen2ForCausalLM",)
+EXACT_ARCHITECTURES = ("Qwen2ForCausalLM", "Qwen3ForCausalLM", "LlamaForCausalLM", "MistralForCausalLM")
 """Architectures that the attribution of the reset treats exactly."""
 SHAPE_KEYS = {
     "hidden_size": "hidden_size",

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from configs.errors import ConfigError
+from rejuvenation.cli import diagnose, transform
 
 app = typer.Typer(
     help="Make reinforcement learning work again on language models that were over-trained by SFT.",
@@ -172,6 +173,10 @@ def compare(
     _print([*tables(arms), LEGEND])
     plot(arms, output)
     typer.echo(f"curves: {output}")
+
+
+app.command()(transform)  # the repair alone, as `python -m rejuvenation` offers it too
+app.command()(diagnose)
 
 
 def _print(parts: list) -> None:

@@ -48,7 +48,7 @@ class Attributor:
     """Scores the neurons of one model; a context manager that holds hooks on it.
 
     Args:
-        model: Qwen2ForCausalLM of transformers, frozen, with eager attention.
+        model: of one of `configs.checkpoint.EXACT_ARCHITECTURES`, frozen, with eager attention.
         table: its neurons.
         frozen_norm: whether the gradients of q, k, v, gate, up take the final norm's scale as a constant. The exact
             scores of o and down always do.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import mmap
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,6 +111,7 @@ class CheckpointReader:
                 self.entries[entry.name] = entry
         self._check_index()
         self._handles: dict[str, Any] = {}
+        self._opening = threading.Lock()
 
     def _check_index(self) -> None:
         for name, file in self._weight_map.items():
@@ -129,9 +132,10 @@ class CheckpointReader:
         The result may be a view of the mapped file that later reads share: never write into it.
         """
         entry = self.entries[name]
-        if entry.file not in self._handles:
-            self._handles[entry.file] = safe_open(self.directory / entry.file, framework="pt")
-        handle = self._handles[entry.file]
+        handle = self._handles.get(entry.file)
+        if handle is None:
+            with self._opening:  # rows are read by several threads
+                handle = self._handles.setdefault(entry.file, safe_open(self.directory / entry.file, framework="pt"))
         if not entry.shape or (start == 0 and stop >= entry.shape[0]):
             return handle.get_tensor(name)
         return handle.get_slice(name)[start:stop]
@@ -153,8 +157,5 @@ class CheckpointReader:
 
 def file_hash(path: Path) -> str:
     """xxh3_64 of a file's bytes, in hexadecimal."""
-    digest = xxhash.xxh3_64()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 22):
-            digest.update(chunk)
-    return digest.hexdigest()
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
+        return xxhash.xxh3_64_hexdigest(mapped)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import logging
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from configs.errors import ConfigError
-from configs.rejuvenation import RejuvenationConfig
+from configs.rejuvenation import RANKINGS, RESET_TARGETS, RESETS, SCORE_SIGNS, SCORING_DTYPES, RejuvenationConfig
 from rejuvenation.directories import check_checkpoint, check_output, weight_bytes
 
 app = typer.Typer(
@@ -25,22 +26,58 @@ Calibration = Annotated[
     Path | None, typer.Option(help='JSONL of {"messages": [...]} or {"prompt": ..., "response": ...}.')
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
+DEFAULTS = RejuvenationConfig()
+
+
+def explained(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command end with one paragraph: exit code 2 for what the user did wrong, 1 for what the machine refused."""
+
+    @functools.wraps(command)
+    def run(*args: object, **kwargs: object) -> None:
+        try:
+            command(*args, **kwargs)
+        except ValueError as error:
+            typer.echo(f"error: {error}", err=True)
+            raise typer.Exit(2) from None
+        except OSError as error:
+            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+            raise typer.Exit(1) from None
+
+    return run
 
 
 @app.command()
+@explained
 def transform(
     base: Base,
     sft: Sft,
     out: Annotated[Path, typer.Option(help="Directory to write; must not exist yet.")],
     calibration: Calibration = None,
-    alpha: Annotated[float, typer.Option(help="Weight of the SFT checkpoint in the fusion.")] = 0.5,
-    rho: Annotated[float, typer.Option(help="Share of all neurons kept per target token.")] = 0.01,
-    reset: Annotated[str, typer.Option(help="attribution, random, or none (fusion only).")] = "attribution",
-    pairs: Annotated[int, typer.Option(help="Calibration pairs used.")] = 64,
-    target_tokens: Annotated[int, typer.Option(help="Response tokens scored per pair.")] = 8,
-    union_cap: Annotated[float | None, typer.Option(help="Largest share of all neurons reset.")] = None,
-    device: Device = "auto",
+    alpha: Annotated[float, typer.Option(help="Weight of the SFT checkpoint in the fusion.")] = DEFAULTS.alpha,
+    rho: Annotated[float, typer.Option(help="Share of all neurons kept per target token.")] = DEFAULTS.rho,
+    reset: Annotated[str, typer.Option(help=f"{', '.join(RESETS)} (fusion only).")] = DEFAULTS.reset,
+    pairs: Annotated[int, typer.Option(help="Calibration pairs used.")] = DEFAULTS.calibration_pairs,
+    target_tokens: Annotated[int, typer.Option(help="Response tokens scored per pair.")] = DEFAULTS.target_tokens,
+    ranking: Annotated[
+        str, typer.Option(help=f"Neurons that compete for rho: {', '.join(RANKINGS)}.")
+    ] = DEFAULTS.ranking,
+    union_cap: Annotated[float | None, typer.Option(help="Largest share of all neurons reset.")] = DEFAULTS.union_cap,
+    score_sign: Annotated[
+        str, typer.Option(help=f"What is ranked: {', '.join(SCORE_SIGNS)} scores.")
+    ] = DEFAULTS.score_sign,
+    frozen_norm: Annotated[
+        bool, typer.Option("--frozen-norm/--true-norm", help="Whether gradients take the final norm's scale as fixed.")
+    ] = DEFAULTS.frozen_norm,
+    reset_target: Annotated[
+        str, typer.Option(help=f"What a reset neuron becomes: {', '.join(RESET_TARGETS)}.")
+    ] = DEFAULTS.reset_target,
+    strength: Annotated[float, typer.Option(help="Share of the way to the reset target.")] = DEFAULTS.strength,
+    device: Device = DEFAULTS.device,
+    scoring_dtype: Annotated[
+        str, typer.Option(help=f"Of the scored model: {', '.join(SCORING_DTYPES)}.")
+    ] = DEFAULTS.scoring_dtype,
     seed: Annotated[int, typer.Option(help="Draws calibration pairs and the random reset.")] = 0,
+    dry_run: Annotated[bool, typer.Option(help="Check everything, say what is needed, and write nothing.")] = False,
 ) -> None:
     """Write the rejuvenated checkpoint and its report.json."""
     config = RejuvenationConfig(
@@ -50,8 +87,14 @@ def transform(
         calibration=str(calibration) if calibration else None,
         calibration_pairs=pairs,
         target_tokens=target_tokens,
+        ranking=ranking,
         union_cap=union_cap,
+        score_sign=score_sign,
+        frozen_norm=frozen_norm,
+        reset_target=reset_target,
+        strength=strength,
         device=device,
+        scoring_dtype=scoring_dtype,
     )
     if calibration is None and reset != "none" and rho > 0.0:
         fix = "Give --calibration data.jsonl, such as lines of the SFT data; or --reset none for fusion alone."
@@ -61,6 +104,10 @@ def transform(
     check_checkpoint(base, "--base")
     check_checkpoint(sft, "--sft")
     check_output(out, [base, sft], weight_bytes(sft, "--sft"))
+    _say_needs(base, sft, config)
+    if dry_run:
+        typer.echo(f"dry run: nothing was written; without --dry-run the checkpoint goes to {out}")
+        return
     from rejuvenation.pipeline import transform as run
 
     report = run(base, sft, out, config, seed=seed)
@@ -81,12 +128,29 @@ def transform(
     typer.echo(f"{report.seconds['all']:.1f} s; {out / 'report.json'}")
 
 
+def _say_needs(base: Path, sft: Path, config: RejuvenationConfig) -> None:
+    """Check what can be checked without scoring, and say what the repair reads, writes and holds in memory."""
+    from rejuvenation.alignment import Alignment
+    from rejuvenation.checkpoint import CheckpointReader
+    from rejuvenation.needs import Needs
+    from rejuvenation.neurons import NeuronTable
+
+    alignment = Alignment(CheckpointReader(base, "base"), CheckpointReader(sft, "sft"))
+    if config.reset != "none" and config.rho > 0.0:
+        typer.echo(f"neurons  {NeuronTable.of(alignment.sft).total:,}")
+    needs = Needs.of(alignment.base, alignment.sft, config, scored=config.calibration is not None)
+    needs.check()
+    for line in needs.lines():
+        typer.echo(line)
+
+
 @app.command()
+@explained
 def diagnose(
     base: Base,
     sft: Sft,
     calibration: Annotated[Path, typer.Option(help='JSONL of {"messages": [...]} lines.')],
-    device: Device = "auto",
+    device: Device = DEFAULTS.device,
 ) -> None:
     """Show entropy and drift of an SFT checkpoint next to its base."""
     config = RejuvenationConfig(device=device)
@@ -105,13 +169,6 @@ def diagnose(
 
 
 def main() -> None:
-    """Run the command; what the user did wrong is one paragraph and exit code 2, what the machine refused code 1."""
+    """Run the command."""
     logging.basicConfig(level=logging.WARNING)
-    try:
-        app()
-    except ValueError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
-    except OSError as error:
-        typer.echo(f"error: {' '.join(str(error).split())}", err=True)
-        sys.exit(1)
+    app()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,19 +11,13 @@ import torch
 
 from configs.rejuvenation import RejuvenationConfig
 from rejuvenation.alignment import Alignment
-from rejuvenation.checkpoint import CheckpointReader, TensorEntry
-from rejuvenation.fusion import is_real
-from rejuvenation.neurons import KINDS
+from rejuvenation.checkpoint import CheckpointReader
+from rejuvenation.drift import drift
 from rejuvenation.pairs import TokenPair
 from rejuvenation.scored_model import entropies, load_model, put_weights
-from rejuvenation.writer import row_blocks
 
 HIGH_ENTROPY = 0.5
 """A response token above this entropy, in nats, counts as a decision."""
-
-SUMMED = 1 << 14
-"""Elements added up by one reduction. From 32,768 on torch shares them among threads, and the rounding depends on how
-many there are."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,57 +74,3 @@ def diagnose(
         drift=drift(alignment),
         num_tokens=len(sft),
     )
-
-
-def drift(alignment: Alignment) -> dict[str, float]:
-    """||sft - base|| / ||base|| (Frobenius) by group of tensors; a group with a zero base norm is left out.
-
-    The sums do not depend on the number of threads. What is left out is said by `unmeasured`.
-    """
-    moved: dict[str, float] = {}
-    norm: dict[str, float] = {}
-    for name, entry in alignment.sft.entries.items():
-        if not is_real(entry.dtype):
-            continue
-        for start, stop in row_blocks(entry):
-            wide = torch.promote_types(entry.dtype, torch.float32)
-            base = alignment.base_rows(name, start, stop).to(wide)
-            delta = alignment.sft.rows(name, start, stop).to(wide) - base  # not in place: rows are the mapped file's
-            block_moved, block_norm = sum_of_squares(delta), sum_of_squares(base)
-            for group in (_group(name), "all"):
-                moved[group] = moved.get(group, 0.0) + block_moved
-                norm[group] = norm.get(group, 0.0) + block_norm
-    order = [*KINDS, "norms", "embeddings", "other", "all"]
-    return {group: math.sqrt(moved[group] / norm[group]) for group in order if norm.get(group)}
-
-
-def sum_of_squares(values: torch.Tensor) -> float:
-    """Sum of the squares in float64, whatever the number of threads.
-
-    Args:
-        values: any shape, float32 or float64; squared in its own dtype.
-    """
-    parts = values.reshape(-1).split(SUMMED)
-    return sum(part.square().sum(dtype=torch.float64).item() for part in parts)
-
-
-def unmeasured(alignment: Alignment) -> list[str]:
-    """What `drift` leaves out, as one note per dtype that has no arithmetic."""
-    left_out: dict[torch.dtype, list[TensorEntry]] = {}
-    for entry in alignment.sft.entries.values():
-        if not is_real(entry.dtype):
-            left_out.setdefault(entry.dtype, []).append(entry)
-    return [
-        f"{entries[0].name}{f' and {len(entries) - 1} more' if len(entries) > 1 else ''}: "
-        f"dtype {str(dtype).removeprefix('torch.')}, left out of the drift"
-        for dtype, entries in left_out.items()
-    ]
-
-
-def _group(name: str) -> str:
-    for kind, path in KINDS.items():
-        if f".{path}." in name:
-            return kind
-    if "norm" in name:
-        return "norms"
-    return "embeddings" if "embed_tokens" in name or name.startswith("lm_head") else "other"

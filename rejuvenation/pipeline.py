@@ -6,6 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,15 +17,17 @@ from configs.errors import ConfigError
 from configs.rejuvenation import RejuvenationConfig
 from rejuvenation.alignment import Alignment
 from rejuvenation.attribution import Attribution, Attributor, target_tokens
+from rejuvenation.blocks import Block
 from rejuvenation.checkpoint import CheckpointReader
-from rejuvenation.diagnosis import drift, unmeasured
 from rejuvenation.directories import check_output, weight_bytes
+from rejuvenation.drift import DriftMeter, unmeasured
 from rejuvenation.memory import attribution_bytes
+from rejuvenation.needs import Needs
 from rejuvenation.neurons import KINDS, NeuronTable
 from rejuvenation.pairs import TokenPair, draw, load_pairs
 from rejuvenation.repair import Repair
 from rejuvenation.report import EntropyReport, Report
-from rejuvenation.scored_model import entropies, load_model, map_deterministically, put_weights
+from rejuvenation.scored_model import entropies, load_model, map_deterministically, put_weights, unstored
 from rejuvenation.selection import random_neurons, scopes, top_neurons, union
 from rejuvenation.writer import atomic_directory, write_checkpoint
 
@@ -43,6 +46,8 @@ class Measurement:
     reconstruction_error: float | None = None
     entropies: dict[str, list[torch.Tensor]] = field(default_factory=dict)
     """By checkpoint (base, sft, fused, rejuvenated) and pair: [response tokens], nats."""
+    notes: list[str] = field(default_factory=list)
+    """What could not be measured."""
 
 
 def transform(
@@ -86,21 +91,26 @@ def transform(
     check_output(out_dir, [base.directory, sft.directory], weight_bytes(sft.directory, sft.role))
     alignment = Alignment(base, sft)
     table = NeuronTable.of(sft) if scored else None
+    Needs.of(base, sft, config, scored=bool(pairs) or config.calibration is not None).check()
     if not pairs and config.calibration is not None:
         pairs = load_pairs(config.calibration, sft_dir)
     drawn = draw(pairs, config.calibration_pairs, seed)
     measurement = Measurement(table)
     if drawn:
         measurement = measure(alignment, config, table, drawn, seed=seed, clock=clock)
-    with clock.stage("hash"):
-        hashes = {"base": alignment.base.hashes(), "sft": alignment.sft.hashes()}
-    with clock.stage("drift"):
-        moved = drift(alignment)
-    repair = Repair(alignment, config, measurement.table, measurement.selected)
+    repair, meter = Repair(alignment, config, measurement.table, measurement.selected), DriftMeter(alignment)
+
+    def rows(block: Block) -> torch.Tensor:
+        """Measure a block and repair it while it is in the cache."""
+        meter.measure(block)
+        return repair.rows(*block)
+
     with atomic_directory(out_dir) as partial:
-        with clock.stage("write"):
-            hashes["output"] = write_checkpoint(partial, alignment.sft, repair.rows)
-        report = _report(alignment, config, measurement, moved, hashes, seed, clock)
+        with clock.stage("write"), ThreadPoolExecutor(1) as beside:
+            hashing = beside.submit(lambda: {"base": base.hashes(), "sft": sft.hashes()})
+            written = write_checkpoint(partial, sft, rows)
+            hashes = {**hashing.result(), "output": written}
+        report = _report(alignment, config, measurement, meter.by_group(), hashes, seed, clock)
         report.save(partial)
     return report
 
@@ -127,6 +137,10 @@ def measure(
     result = Measurement(table)
     with clock.stage("load"):
         model = load_model(alignment.sft.directory, config)
+    missing = unstored(model, alignment.sft.entries)
+    if missing and table is None:  # fusion works all the same
+        result.notes.append(f"entropies were not measured: the model computes with {missing[0]}, which is not stored")
+        return result
     with clock.stage("entropy"):
         result.entropies["sft"] = entropies(model, pairs, "sft")
         put_weights(model, alignment.base_items())
@@ -248,7 +262,7 @@ def _report(
         counts_per_module={kind: sum(per_layer) for kind, per_layer in counts.items()},
         counts=counts,
         drift=moved,
-        notes=[*alignment.notes, *unmeasured(alignment)],
+        notes=[*alignment.notes, *unmeasured(alignment), *measurement.notes],
         hashes=hashes,
         settings=asdict(config),
         seed=seed,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,6 +11,7 @@ from torch import nn
 
 from configs.errors import ConfigError
 from configs.rejuvenation import RejuvenationConfig
+from rejuvenation.blocks import workers
 from rejuvenation.memory import forward_bytes, how_many_fit
 from rejuvenation.pairs import TokenPair
 
@@ -37,8 +37,8 @@ def load_model(directory: Path, config: RejuvenationConfig) -> nn.Module:
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        device = _device(config.device)
-        dtype = _dtype(config.scoring_dtype, device)
+        device = scoring_device(config.device)
+        dtype = scoring_dtype(config.scoring_dtype, device)
         model = AutoModelForCausalLM.from_pretrained(str(directory), dtype=dtype, attn_implementation="eager")
     finally:
         if bars:
@@ -54,16 +54,24 @@ def put_weights(model: nn.Module, weights: Iterable[tuple[str, torch.Tensor]]) -
     """
     parameters: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
     tied = _is_tied(parameters)
-    missing = set(parameters)
+    seen = set()
     with torch.no_grad():
         for name, tensor in weights:
+            seen.add(name)
             if name in parameters and not (tied and name == "lm_head.weight"):
                 parameters[name].copy_(tensor)
-                missing.discard(name)
-    if tied:
-        missing.discard("lm_head.weight")
-    if missing:
-        raise ValueError(f"the checkpoint stores no tensor {min(missing)}, which its config.json asks for.")
+    if missing := unstored(model, seen):
+        raise ValueError(f"the checkpoint stores no tensor {missing[0]}, which its config.json asks for.")
+
+
+def unstored(model: nn.Module, names: Collection[str]) -> list[str]:
+    """Weights of the model that are not among the names of a checkpoint's tensors, sorted.
+
+    A mixture of experts computes with stacked weights that are stored expert by expert: it has such weights.
+    """
+    parameters: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
+    tied = _is_tied(parameters)
+    return sorted(name for name in parameters if name not in names and not (tied and name == "lm_head.weight"))
 
 
 def map_deterministically(
@@ -83,13 +91,8 @@ def map_deterministically(
     threads = torch.get_num_threads()
     if device.type != "cpu" or threads == 1:
         return [function(item) for item in items]
-    workers = how_many_fit(item_bytes, threads)
-    torch.set_num_threads(1)
-    try:
-        with ThreadPoolExecutor(workers, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            return list(pool.map(function, items))
-    finally:
-        torch.set_num_threads(threads)
+    with workers(how_many_fit(item_bytes, threads)) as pool:
+        return list(pool.map(function, items))
 
 
 def entropies(model: Any, pairs: Sequence[TokenPair], checkpoint: str = "scored") -> list[torch.Tensor]:
@@ -150,7 +153,12 @@ def _is_tied(parameters: dict[str, torch.Tensor]) -> bool:
     )
 
 
-def _device(name: str) -> torch.device:
+def scoring_device(name: str) -> torch.device:
+    """The device that `rejuvenation.device` names; `auto` is a GPU where there is one.
+
+    Raises:
+        ConfigError: there is no GPU.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if name.startswith("cuda") and not torch.cuda.is_available():
@@ -159,7 +167,8 @@ def _device(name: str) -> torch.device:
     return torch.device(name)
 
 
-def _dtype(name: str, device: torch.device) -> torch.dtype:
+def scoring_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The dtype that `rejuvenation.scoring_dtype` names; `auto` is float32 on a CPU, bfloat16 on a GPU."""
     if name == "auto":
         name = "float32" if device.type == "cpu" else "bfloat16"
     return {"float32": torch.float32, "bfloat16": torch.bfloat16, "float64": torch.float64}[name]

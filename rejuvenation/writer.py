@@ -14,11 +14,9 @@ from pathlib import Path
 import torch
 import xxhash
 
-from rejuvenation.checkpoint import CheckpointReader, TensorEntry
+from rejuvenation.blocks import Block, blocks_of, in_order, workers
+from rejuvenation.checkpoint import CheckpointReader
 from rejuvenation.directories import INDEX_FILE
-
-BLOCK_BYTES = 16 << 20
-"""A tensor is computed and written in blocks of rows of about this size, so that memory does not grow with it."""
 
 COMPANIONS = (
     "config.json",
@@ -39,8 +37,8 @@ COMPANIONS = (
 )
 """What comes along from the SFT checkpoint beside its weights (names or patterns)."""
 
-Rows = Callable[[str, int, int], torch.Tensor]
-"""`(name, start, stop) -> rows [start, stop)` of a tensor, in the dtype it is written in."""
+Rows = Callable[[Block], torch.Tensor]
+"""The values of a block, in the dtype they are written in; called from several threads."""
 
 
 @contextmanager
@@ -77,7 +75,8 @@ def atomic_directory(out_dir: Path) -> Iterator[Path]:
 def write_checkpoint(directory: Path, like: CheckpointReader, rows: Rows) -> dict[str, str]:
     """Write all tensors of `like` with the values that `rows` gives, and the files beside them.
 
-    Files, tensor order, dtypes and headers are those of `like`, byte for byte.
+    Files, tensor order, dtypes and headers are those of `like`, byte for byte. Values are computed by as many threads
+    as torch has, and hashed and written meanwhile.
 
     Args:
         directory: an empty directory.
@@ -91,33 +90,24 @@ def write_checkpoint(directory: Path, like: CheckpointReader, rows: Rows) -> dic
     if like.sharded:
         shutil.copyfile(like.directory / INDEX_FILE, directory / INDEX_FILE)
     hashes = {}
-    for shard in like.shards:
-        digest = xxhash.xxh3_64(shard.header)
-        with (directory / shard.file).open("wb") as file:
-            file.write(shard.header)
-            for entry in shard.entries:
-                for start, stop in row_blocks(entry):
-                    block = rows(entry.name, start, stop)
-                    assert block.dtype == entry.dtype, (entry.name, block.dtype)
-                    data = memoryview(block.contiguous().reshape(-1).view(torch.uint8).numpy())
+
+    def data_of(block: Block) -> memoryview:
+        values = rows(block)
+        assert values.dtype == like.entries[block.name].dtype, (block.name, values.dtype)
+        return memoryview(values.contiguous().reshape(-1).view(torch.uint8).numpy())
+
+    with workers() as pool:
+        for shard in like.shards:
+            digest = xxhash.xxh3_64(shard.header)
+            with (directory / shard.file).open("wb") as file:
+                file.write(shard.header)
+                for data in in_order(pool, data_of, blocks_of(shard.entries)):
                     digest.update(data)
                     file.write(data)
-        hashes[shard.file] = digest.hexdigest()
-        expected = (like.directory / shard.file).stat().st_size
-        assert (directory / shard.file).stat().st_size == expected, shard.file
+            hashes[shard.file] = digest.hexdigest()
+            expected = (like.directory / shard.file).stat().st_size
+            assert (directory / shard.file).stat().st_size == expected, shard.file
     return hashes
-
-
-def row_blocks(entry: TensorEntry, block_bytes: int | None = None) -> Iterator[tuple[int, int]]:
-    """Split a tensor's rows into blocks [start, stop) of about `block_bytes`, in order."""
-    if not entry.shape:
-        yield 0, 1
-        return
-    num_rows = entry.shape[0]
-    row_bytes = max(1, torch.Size(entry.shape[1:]).numel() * entry.dtype.itemsize)
-    step = max(1, (block_bytes or BLOCK_BYTES) // row_bytes)
-    for start in range(0, num_rows, step):
-        yield start, min(start + step, num_rows)
 
 
 def copy_companions(source: Path, target: Path) -> None:

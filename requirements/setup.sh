@@ -8,6 +8,7 @@ VENV=.venv
 STAMP=$VENV/.set-up
 PINS=requirements/cpu.txt
 UV_PIN=uv==0.13.9
+MERGEKIT_PIN=mergekit==0.1.5
 
 fail() {
     printf 'set-up: %s\n' "$*" >&2
@@ -109,12 +110,12 @@ use_pip_settings() {
 install() {
     local quiet=()
     if [ ! -t 2 ]; then quiet=(--quiet); fi # progress bars for a person, silence for a log
-    $VENV/bin/uv pip install ${quiet[@]+"${quiet[@]}"} --python $VENV/bin/python --no-deps \
+    $VENV/bin/uv pip install ${quiet[@]+"${quiet[@]}"} --python "${TARGET:-$VENV/bin/python}" --no-deps \
         --build-constraints "$PINS" "$@"
 }
 
 # The CPU build of torch: from the configured sources where they have it, else from where uv knows it to be.
-install_packages() {
+install_torch() {
     local torch_pin
     torch_pin=$(grep '^torch==' "$PINS")
     if install --dry-run "$torch_pin" >/dev/null 2>&1; then
@@ -122,6 +123,10 @@ install_packages() {
     else
         install --torch-backend=cpu "$torch_pin"
     fi
+}
+
+install_packages() {
+    install_torch
     grep -v '^torch==' "$PINS" | install -r - -e .
 }
 
@@ -143,6 +148,22 @@ lock() {
     echo "lock: $PINS is written; run make setup."
 }
 
+# mergekit: what `make bench-fusion` measures against, in an environment of its own beside ours.
+mergekit() {
+    local place=build/mergekit python=build/mergekit/bin/python
+    if [ "$(cat $place/.set-up 2>/dev/null)" = "$MERGEKIT_PIN" ]; then return; fi
+    use_pip_settings
+    echo "set-up: $MERGEKIT_PIN goes into $place; minutes the first time."
+    $VENV/bin/uv venv --quiet --clear --python $VENV/bin/python $place
+    TARGET=$python install_torch
+    $VENV/bin/uv pip install --quiet --python $python "$MERGEKIT_PIN"
+    echo "$MERGEKIT_PIN" >$place/.set-up
+}
+
+if [ "${1:-}" = mergekit ]; then
+    mergekit
+    exit
+fi
 if [ "${1:-}" = lock ]; then
     lock "${@:2}"
     exit

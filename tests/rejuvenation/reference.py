@@ -1,4 +1,7 @@
-"""Qwen2 written a second time, in float64 and head by head: what the package's scores are compared with."""
+"""The decoders written a second time, in float64 and head by head: what the package's scores are compared with.
+
+Qwen2, Qwen3 (qk-norm), Llama and Mistral (sliding window) differ in what their config and their tensors say.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,11 @@ class Scaling:
     factor: float
 
 
+def head_dim_of(config: Any) -> int:
+    """Width of one attention head."""
+    return getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+
+
 class Reference:
     def __init__(self, model: Any) -> None:
         self.weights = {name: tensor.double() for name, tensor in model.state_dict().items()}
@@ -38,6 +46,10 @@ class Reference:
     def norm(self, hidden: torch.Tensor, name: str) -> torch.Tensor:
         scale = torch.rsqrt((hidden * hidden).mean(-1, keepdim=True) + self.config.rms_norm_eps)
         return hidden * scale * self.weights[name]
+
+    def head_norm(self, vectors: torch.Tensor, name: str) -> torch.Tensor:
+        """qk-norm of one head, where the architecture has it."""
+        return self.norm(vectors, name) if name in self.weights else vectors
 
     def rotate(self, vectors: torch.Tensor) -> torch.Tensor:
         """Rotary embedding of one head [T, dims]: entries i and i + half turn by position / theta^(i / half)."""
@@ -51,7 +63,8 @@ class Reference:
         config, weights = self.config, self.weights
         hidden = weights["model.embed_tokens.weight"][token_ids]
         run = Run(embedding=hidden, final=hidden)
-        head_dim = config.hidden_size // config.num_attention_heads
+        head_dim = head_dim_of(config)
+        window = getattr(config, "sliding_window", None) or len(token_ids)
         per_kv = config.num_attention_heads // config.num_key_value_heads
 
         def linear(layer: int, kind: str, path: str, value: torch.Tensor) -> torch.Tensor:
@@ -70,13 +83,17 @@ class Reference:
             q = linear(layer, "q", "self_attn.q", normed)
             k = linear(layer, "k", "self_attn.k", normed)
             v = linear(layer, "v", "self_attn.v", normed)
-            mixed = torch.zeros(len(token_ids), config.hidden_size, dtype=torch.float64)
-            future = torch.ones(len(token_ids), len(token_ids)).triu(1).bool()
+            mixed = torch.zeros(len(token_ids), config.num_attention_heads * head_dim, dtype=torch.float64)
+            reachable = torch.ones(len(token_ids), len(token_ids)).tril().triu(1 - window).bool()
             for head in range(config.num_attention_heads):
                 mine = slice(head * head_dim, (head + 1) * head_dim)
                 shared = slice((head // per_kv) * head_dim, (head // per_kv + 1) * head_dim)
-                logits = self.rotate(q[:, mine]) @ self.rotate(k[:, shared]).T / math.sqrt(head_dim)
-                mixed[:, mine] = logits.masked_fill(future, -math.inf).softmax(1) @ v[:, shared]
+                query, key = (
+                    self.rotate(self.head_norm(vectors, f"model.layers.{layer}.self_attn.{name}_norm.weight"))
+                    for vectors, name in ((q[:, mine], "q"), (k[:, shared], "k"))
+                )
+                logits = query @ key.T / math.sqrt(head_dim)
+                mixed[:, mine] = logits.masked_fill(~reachable, -math.inf).softmax(1) @ v[:, shared]
             hidden = hidden + linear(layer, "o", "self_attn.o", mixed)
             normed = self.norm(hidden, f"model.layers.{layer}.post_attention_layernorm.weight")
             gate = linear(layer, "gate", "mlp.gate", normed)

@@ -6,12 +6,15 @@ import sys
 from pathlib import Path
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
+import orchestrator.cli
+from configs.errors import ConfigError
 from configs.rejuvenation import RejuvenationConfig
-from rejuvenation import cli, load_pairs, pipeline, transform
+from rejuvenation import cli, load_pairs, needs, pipeline, transform
 from tests.rejuvenation.test_calibration_pairs import tokenizer_dir, write
-from tests.rejuvenation.tiny import moved, qwen2, save
+from tests.rejuvenation.tiny import moved, qwen2, save, token_pairs
 
 __all__ = ["tokenizer_dir"]  # the fixture
 
@@ -44,6 +47,36 @@ def test_transform_writes_a_checkpoint_and_says_what_it_did(tmp_path: Path, toke
     assert (report["alpha"], report["num_pairs"]) == (0.4, 5)
     assert (tmp_path / "out" / "tokenizer.json").is_file()
     assert (tmp_path / "out" / "chat_template.jinja").is_file()
+
+
+@pytest.mark.parametrize("app", [cli.app, orchestrator.cli.app], ids=["rejuvenation", "rejuvenate"])
+def test_dry_run_says_what_is_needed_and_writes_nothing(tmp_path: Path, app: typer.Typer) -> None:
+    base_dir, sft_dir = save(qwen2(0), tmp_path / "base"), save(qwen2(1), tmp_path / "sft")
+    data = write(tmp_path / "data.jsonl", {"prompt": "1+1=", "response": "2"})
+    before = sorted(tmp_path.rglob("*"))
+    places = ("--base", base_dir, "--sft", sft_dir, "--out", tmp_path / "out", "--calibration", data)
+    line = ["transform", *map(str, places), "--scoring-dtype", "bfloat16", "--dry-run"]
+    result = CliRunner().invoke(app, line, catch_exceptions=False)
+    assert result.exit_code == 0
+    size = (sft_dir / "model.safetensors").stat().st_size
+    weights = sum(parameter.numel() for parameter in qwen2(0).parameters()) * 2
+    for words in (
+        "neurons  720",
+        f"reads    {2 * size / 1e3:.3g} kB",
+        f"writes   {size / 1e3:.3g} kB",
+        f"one model on cpu to score pairs: {weights / 1e3:.3g} kB in bfloat16",
+        "nothing was written",
+    ):
+        assert words in result.stdout
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_model_that_cannot_fit_is_refused_before_it_is_loaded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, sft = save(qwen2(0), tmp_path / "base"), save(qwen2(1), tmp_path / "sft")
+    monkeypatch.setattr(needs, "available_bytes", lambda: 1000)
+    with pytest.raises(ConfigError, match=r"room for one model in float32: .* kB; 1 kB are free"):
+        transform(base, sft, tmp_path / "out", RejuvenationConfig(), token_pairs(2), seed=0)
+    transform(base, sft, tmp_path / "out", RejuvenationConfig(reset="none"), seed=0)
 
 
 def test_library_loads_the_calibration_file_that_its_config_names(tmp_path: Path, tokenizer_dir: Path) -> None:

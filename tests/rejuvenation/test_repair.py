@@ -6,16 +6,17 @@ import pytest
 import torch
 
 from configs.rejuvenation import RejuvenationConfig
-from rejuvenation import transform, writer
+from rejuvenation import blocks, transform, writer
 from rejuvenation.alignment import Alignment
 from rejuvenation.checkpoint import CheckpointReader
 from rejuvenation.fusion import lerp
 from rejuvenation.neurons import KINDS, NeuronTable
 from rejuvenation.repair import Repair
 from rejuvenation.reset import reset
-from tests.rejuvenation.tiny import moved, qwen2, save
+from tests.rejuvenation.tiny import KINDS_OF_MODEL, moved, qwen2, save, tiny
 
 DTYPES = [torch.bfloat16, torch.float32]
+WRITER_BIASES = ("o_proj.bias", "down_proj.bias")
 
 
 def same_bytes(a: torch.Tensor, b: torch.Tensor) -> bool:
@@ -23,8 +24,10 @@ def same_bytes(a: torch.Tensor, b: torch.Tensor) -> bool:
     return a.dtype == b.dtype and a.shape == b.shape and torch.equal(*raw)
 
 
-def pair_of(path: Path, *, tied: bool, dtype: torch.dtype, shards: bool = False) -> tuple[Path, Path]:
-    base = qwen2(0, tied=tied)
+def pair_of(
+    path: Path, architecture: str = "qwen2", *, tied: bool, dtype: torch.dtype, shards: bool = False
+) -> tuple[Path, Path]:
+    base = tiny(architecture, 0, tied=tied)
     sft = moved(base, 1)
     base.model.layers[0].mlp.up_proj.weight[0, :3] = 0.0
     base.model.layers[0].mlp.up_proj.weight[0, 1] = -0.0
@@ -40,14 +43,14 @@ def repaired(base: Path, sft: Path, selected: torch.Tensor | None = None, **sett
     return Repair(alignment, RejuvenationConfig(**settings), table, selected)
 
 
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(("architecture", "tied"), KINDS_OF_MODEL)
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("shards", [True, False])
 def test_fusion_at_the_endpoints_copies_whole_files(
-    tmp_path: Path, tied: bool, dtype: torch.dtype, shards: bool
+    tmp_path: Path, architecture: str, tied: bool, dtype: torch.dtype, shards: bool
 ) -> None:
     """Check 1: alpha 1 gives the SFT's files, alpha 0 Base's tensors, equal checkpoints themselves; -0.0 included."""
-    base, sft = pair_of(tmp_path, tied=tied, dtype=dtype, shards=shards)
+    base, sft = pair_of(tmp_path, architecture, tied=tied, dtype=dtype, shards=shards)
     for name, alpha, other, expected in [("one", 1.0, base, sft), ("zero", 0.0, base, base), ("same", 0.37, sft, sft)]:
         out = tmp_path / name
         transform(other, sft, out, RejuvenationConfig(alpha=alpha, rho=0.0), [], seed=0)
@@ -72,20 +75,22 @@ def test_dtype_is_that_of_the_sft_checkpoint_tensor_by_tensor(tmp_path: Path) ->
     assert torch.equal(out.tensor(name), expected)
 
 
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(("architecture", "tied"), KINDS_OF_MODEL)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_full_reset_gives_base_in_the_seven_modules_alone(tmp_path: Path, tied: bool, dtype: torch.dtype) -> None:
-    """Check 2, biases included."""
-    base_dir, sft_dir = pair_of(tmp_path, tied=tied, dtype=dtype)
+def test_full_reset_gives_base_in_the_seven_modules_alone(
+    tmp_path: Path, architecture: str, tied: bool, dtype: torch.dtype
+) -> None:
+    """Check 2, biases included, those of o and down apart: no column has a bias of its own."""
+    base_dir, sft_dir = pair_of(tmp_path, architecture, tied=tied, dtype=dtype)
     base, sft = CheckpointReader(base_dir), CheckpointReader(sft_dir)
-    kinds = [0, 0]
+    reset_tensors = 0
     for name, tensor in repaired(base_dir, sft_dir, alpha=0.4).items():
-        inside = any(f".{path}." in name for path in KINDS.values())
-        kinds[inside] += 1
+        inside = any(f".{path}." in name for path in KINDS.values()) and not name.endswith(WRITER_BIASES)
+        reset_tensors += inside
         expected = base.tensor(name) if inside else lerp(base.tensor(name), sft.tensor(name), 0.4)
         assert same_bytes(tensor, expected), name
         assert not same_bytes(tensor, lerp(base.tensor(name), sft.tensor(name), 0.4)) or not inside, name
-    assert kinds == [3 * 2 + 1 + (1 if tied else 2), 3 * (7 + 3)]
+    assert reset_tensors == 3 * (7 + {"qwen2": 3, "llama": 5}.get(architecture, 0))
 
 
 def test_one_neuron_is_a_row_with_its_bias_or_a_column(tmp_path: Path) -> None:
@@ -113,14 +118,18 @@ def test_blocks_of_rows_give_the_bytes_of_the_whole(tmp_path: Path, monkeypatch:
     generator = torch.Generator().manual_seed(0)
     table = NeuronTable.of(CheckpointReader(sft))
     repair = repaired(base, sft, torch.rand(table.total, generator=generator) < 0.3, alpha=0.3)
-    whole, blocks = tmp_path / "whole", tmp_path / "blocks"
-    for path in (whole, blocks):
+    whole, cut = tmp_path / "whole", tmp_path / "blocks"
+    for path in (whole, cut):
         path.mkdir()
-    first = writer.write_checkpoint(whole, repair.alignment.sft, repair.rows)
-    monkeypatch.setattr(writer, "BLOCK_BYTES", 700)  # five rows of 32 float32
-    assert writer.write_checkpoint(blocks, repair.alignment.sft, repair.rows) == first
-    assert (blocks / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
-    loaded = CheckpointReader(blocks)
+
+    def rows(block: blocks.Block) -> torch.Tensor:
+        return repair.rows(*block)
+
+    first = writer.write_checkpoint(whole, repair.alignment.sft, rows)
+    monkeypatch.setattr(blocks, "BLOCK_BYTES", 700)  # five rows of 32 float32
+    assert writer.write_checkpoint(cut, repair.alignment.sft, rows) == first
+    assert (cut / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    loaded = CheckpointReader(cut)
     assert all(same_bytes(loaded.tensor(name), tensor) for name, tensor in repair.items())
 
 

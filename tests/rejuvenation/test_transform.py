@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+from transformers import AutoModelForCausalLM, Gemma2Config, GraniteConfig, MixtralConfig, Olmo2Config
 
 from configs.errors import ConfigError
 from configs.rejuvenation import RejuvenationConfig
@@ -17,14 +17,16 @@ from rejuvenation.neurons import KINDS, NeuronTable
 from rejuvenation.pipeline import reset_set
 from rejuvenation.repair import Repair
 from rejuvenation.scored_model import entropies, map_deterministically, put_weights
-from tests.rejuvenation.tiny import moved, qwen2, save, token_pairs
+from tests.rejuvenation.tiny import KINDS_OF_MODEL, moved, qwen2, save, tiny, token_pairs
 
 PAIRS = token_pairs(6)
 SETTINGS = {"rho": 0.01, "target_tokens": 3}
 
 
-def stored(path: Path, *, tied: bool = True, shards: bool = False, size: float = 0.1) -> tuple[Path, Path]:
-    base = qwen2(0, tied=tied)
+def stored(
+    path: Path, architecture: str = "qwen2", *, tied: bool = True, shards: bool = False, size: float = 0.1
+) -> tuple[Path, Path]:
+    base = tiny(architecture, 0, tied=tied)
     return save(base, path / "base", shards=shards), save(moved(base, 1, size), path / "sft", shards=shards)
 
 
@@ -47,9 +49,9 @@ def changed_neurons(
     return torch.cat(parts)
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_reset_neurons_are_base_and_all_else_is_fused(tmp_path: Path, tied: bool) -> None:
-    base, sft = stored(tmp_path, tied=tied)
+@pytest.mark.parametrize(("architecture", "tied"), KINDS_OF_MODEL)
+def test_reset_neurons_are_base_and_all_else_is_fused(tmp_path: Path, architecture: str, tied: bool) -> None:
+    base, sft = stored(tmp_path, architecture, tied=tied)
     fusion = transform(base, sft, tmp_path / "fused", RejuvenationConfig(reset="none"), [], seed=0)
     report = transform(base, sft, tmp_path / "out", RejuvenationConfig(**SETTINGS), PAIRS, seed=0)
     table = NeuronTable.of(CheckpointReader(sft))
@@ -61,7 +63,8 @@ def test_reset_neurons_are_base_and_all_else_is_fused(tmp_path: Path, tied: bool
             assert torch.equal(out[name], fused[name]), name
     assert fusion.num_reset == 0
     assert fusion.entropy_at_targets is None
-    assert report.num_neurons == table.total == 3 * (32 + 16 + 16 + 32 + 3 * 48)
+    heads = 4 * (12 if architecture == "qwen3" else 8)
+    assert report.num_neurons == table.total == 3 * (3 * heads + 3 * 48)
     assert report.num_reset == int(reset.sum()) > round(0.01 * table.total)
     assert report.effective_ratio == report.num_reset / table.total
     assert report.counts == table.counts(reset)
@@ -97,11 +100,13 @@ def test_entropies_in_the_report_are_those_of_the_four_checkpoints(tmp_path: Pat
     assert len({round(value.item(), 6) for value in (torch.cat(rows).mean() for rows in measured.values())}) == 4
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_planted_unit_is_found_and_its_reset_lowers_the_logit_as_scored(tmp_path: Path, tied: bool) -> None:
+@pytest.mark.parametrize(("architecture", "tied"), KINDS_OF_MODEL)
+def test_planted_unit_is_found_and_its_reset_lowers_the_logit_as_scored(
+    tmp_path: Path, architecture: str, tied: bool
+) -> None:
     """Check 8: alpha 1, a last-layer down column along d with a positive activation."""
     pair = TokenPair([4, 9, 33], [27])  # one response token: the target is position 2
-    base = qwen2(0, tied=tied)
+    base = tiny(architecture, 0, tied=tied)
     sft = moved(base, 1)
     kept: dict[str, torch.Tensor] = {}
     name = "model.layers.2.mlp.down_proj.weight"
@@ -236,11 +241,14 @@ def test_neurons_are_scored_on_the_sft_checkpoint_whatever_alpha(tmp_path: Path,
         assert torch.equal(changed_neurons(scored[1], fused, out), expected)
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_one_file_and_many_shards_give_the_same_tensors(tmp_path: Path, tied: bool) -> None:
-    """Check 10 on Qwen2, tied and untied; Base and SFT may also be cut differently."""
+@pytest.mark.parametrize(("architecture", "tied"), KINDS_OF_MODEL)
+def test_one_file_and_many_shards_give_the_same_tensors(tmp_path: Path, architecture: str, tied: bool) -> None:
+    """Check 10; Base and SFT may also be cut differently."""
     config = RejuvenationConfig(**SETTINGS)
-    one, many = stored(tmp_path / "one", tied=tied), stored(tmp_path / "many", tied=tied, shards=True)
+    one, many = (
+        stored(tmp_path / "one", architecture, tied=tied),
+        stored(tmp_path / "many", architecture, tied=tied, shards=True),
+    )
     results = []
     for number, (base, sft) in enumerate([one, many, (one[0], many[1]), (many[0], one[1])]):
         transform(base, sft, tmp_path / str(number), config, PAIRS, seed=0)
@@ -249,8 +257,10 @@ def test_one_file_and_many_shards_give_the_same_tensors(tmp_path: Path, tied: bo
     assert not equal(results[0], weights(one[1]))
 
 
-def test_output_loads_in_transformers_and_generates(tmp_path: Path) -> None:
-    base, sft = stored(tmp_path, shards=True)
+@pytest.mark.parametrize(("architecture", "tied"), KINDS_OF_MODEL)
+def test_output_loads_in_transformers_and_generates(tmp_path: Path, architecture: str, tied: bool) -> None:
+    """Check 12, first part."""
+    base, sft = stored(tmp_path, architecture, tied=tied, shards=True)
     transform(base, sft, tmp_path / "out", RejuvenationConfig(**SETTINGS), PAIRS, seed=0)
     model, loading = AutoModelForCausalLM.from_pretrained(tmp_path / "out", output_loading_info=True)
     assert not loading["missing_keys"]
@@ -259,19 +269,31 @@ def test_output_loads_in_transformers_and_generates(tmp_path: Path) -> None:
     assert tokens.shape == (1, 8)
 
 
-def test_other_architectures_are_refused_for_the_reset_but_fuse(tmp_path: Path) -> None:
-    shape = {"vocab_size": 61, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+@pytest.mark.parametrize(
+    ("config", "own"),
+    [
+        (Gemma2Config, {"head_dim": 8}),  # soft-capped logits, norms after the modules
+        (Olmo2Config, {}),  # norms after the modules
+        (MixtralConfig, {"num_local_experts": 2}),  # a mixture of experts
+        (GraniteConfig, {"logits_scaling": 2.0}),  # scaled logits
+    ],
+)
+def test_other_architectures_are_refused_for_the_reset_but_fuse(tmp_path: Path, config: type, own: dict) -> None:
+    shape = {"vocab_size": 61, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "pad_token_id": 0}
     for seed, name in enumerate(("base", "sft")):
         torch.manual_seed(seed)
-        config = LlamaConfig(**shape, num_attention_heads=4, num_key_value_heads=2)
-        LlamaForCausalLM(config).save_pretrained(tmp_path / name)
+        model = AutoModelForCausalLM.from_config(config(**shape, num_attention_heads=4, num_key_value_heads=2, **own))
+        model.save_pretrained(tmp_path / name)
     arguments = (tmp_path / "base", tmp_path / "sft", tmp_path / "out")
-    with pytest.raises(ConfigError, match=r"LlamaForCausalLM.*Fusion alone works") as caught:
+    with pytest.raises(ConfigError, match=rf"{type(model).__name__}.*Fusion alone works") as caught:
         transform(*arguments, RejuvenationConfig(), PAIRS, seed=0)
     assert caught.value.field == "rejuvenation.reset"
     assert not (tmp_path / "out").exists()
     report = transform(*arguments, RejuvenationConfig(reset="none"), PAIRS, seed=0)
-    assert report.entropy_on_responses is not None
+    if config is MixtralConfig:  # whose experts are stacked in memory
+        assert any("entropies were not measured" in note for note in report.notes)
+    else:
+        assert report.entropy_on_responses is not None
     base, sft, out = (weights(tmp_path / name) for name in ("base", "sft", "out"))
     name = "model.layers.1.self_attn.q_proj.weight"
     torch.testing.assert_close(out[name], (base[name] + sft[name]) / 2)

@@ -1,4 +1,4 @@
-"""Tiny random Qwen2 checkpoints with random biases and norm weights: with 0 and 1 many checks would be vacuous."""
+"""Tiny random checkpoints with random biases and norm weights: with 0 and 1 many checks would be vacuous."""
 
 from __future__ import annotations
 
@@ -7,15 +7,35 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import Qwen2Config, Qwen2ForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    Qwen3Config,
+    Qwen3ForCausalLM,
+)
 
 from rejuvenation.pairs import TokenPair
 
 VOCAB = 61
 
+ARCHITECTURES: dict[str, tuple[type, type, dict[str, Any]]] = {
+    "qwen2": (Qwen2Config, Qwen2ForCausalLM, {}),  # biases on q, k, v
+    "qwen3": (Qwen3Config, Qwen3ForCausalLM, {"head_dim": 12}),  # qk-norm; heads wider than hidden / heads
+    "llama": (LlamaConfig, LlamaForCausalLM, {"attention_bias": True, "mlp_bias": True}),  # biases on all seven
+    "mistral": (MistralConfig, MistralForCausalLM, {"sliding_window": 4}),  # no bias; shorter than the test's pairs
+}
+KINDS_OF_MODEL = [("qwen2", True), ("qwen2", False), ("qwen3", True), ("llama", False), ("mistral", False)]
+"""Architecture and whether the lm_head is tied."""
 
-def qwen2(seed: int, *, tied: bool = True, **overrides: Any) -> Qwen2ForCausalLM:
+
+def tiny(architecture: str, seed: int, *, tied: bool = True, **overrides: Any) -> PreTrainedModel:
     """Three layers, 4 query heads on 2 KV heads; every parameter is random and of a size that matters."""
+    config_class, model_class, own = ARCHITECTURES[architecture]
     settings: dict[str, Any] = {
         "vocab_size": VOCAB,
         "hidden_size": 32,
@@ -27,7 +47,7 @@ def qwen2(seed: int, *, tied: bool = True, **overrides: Any) -> Qwen2ForCausalLM
         "tie_word_embeddings": tied,
         "attn_implementation": "eager",
     }
-    model = Qwen2ForCausalLM(Qwen2Config(**{**settings, **overrides})).eval().requires_grad_(False)
+    model = model_class(config_class(**{**settings, **own, **overrides})).eval().requires_grad_(False)
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in model.named_parameters():
         noise = torch.randn(parameter.shape, generator=generator)
@@ -42,9 +62,14 @@ def qwen2(seed: int, *, tied: bool = True, **overrides: Any) -> Qwen2ForCausalLM
     return model
 
 
-def moved(model: Qwen2ForCausalLM, seed: int, size: float = 0.1) -> Qwen2ForCausalLM:
+def qwen2(seed: int, *, tied: bool = True, **overrides: Any) -> PreTrainedModel:
+    """The architecture of the toys."""
+    return tiny("qwen2", seed, tied=tied, **overrides)
+
+
+def moved(model: PreTrainedModel, seed: int, size: float = 0.1) -> PreTrainedModel:
     """A copy with every parameter moved by noise, as SFT would."""
-    other = Qwen2ForCausalLM(model.config).eval().requires_grad_(False)
+    other = type(model)(model.config).eval().requires_grad_(False)
     other.load_state_dict(model.state_dict())
     generator = torch.Generator().manual_seed(seed)
     for parameter in other.parameters():

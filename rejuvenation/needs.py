@@ -1,0 +1,104 @@
+"""What a repair reads, writes and holds in memory, known before it starts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from configs.errors import ConfigError
+from configs.rejuvenation import RejuvenationConfig
+from rejuvenation.blocks import AHEAD, BLOCK_BYTES
+from rejuvenation.checkpoint import CheckpointReader
+from rejuvenation.directories import weight_bytes
+from rejuvenation.memory import available_bytes
+from rejuvenation.scored_model import scoring_device, scoring_dtype
+
+COPIES = 6
+"""Blocks' worth of memory that the repair of one block takes at most: two float32 copies of bf16, and the result."""
+
+
+@dataclass(frozen=True, slots=True)
+class Needs:
+    """Sizes in bytes."""
+
+    read: int
+    """Weight files of both checkpoints."""
+    write: int
+    """Weight files of the output, as large as the SFT checkpoint's."""
+    buffers: int
+    """Blocks of rows in memory while the output is written."""
+    model: int
+    """Weights of the one model that scores pairs; 0 where nothing is scored. Activations come on top."""
+    free: int
+    """Memory that is free where the model is scored."""
+    where: str
+    """The device that the model is scored on."""
+    dtype: str
+    """The dtype it is scored in."""
+
+    @classmethod
+    def of(cls, base: CheckpointReader, sft: CheckpointReader, config: RejuvenationConfig, *, scored: bool) -> Needs:
+        """What the repair of a checkpoint needs.
+
+        Args:
+            base: the anchor.
+            sft: the checkpoint to repair.
+            config: device and dtype.
+            scored: whether a model is loaded: calibration pairs are given.
+        """
+        device, (read, write) = scoring_device(config.device), _sizes((base, sft))
+        dtype = scoring_dtype(config.scoring_dtype, device)
+        model = sum(_numel(entry.shape) for entry in sft.entries.values()) * dtype.itemsize if scored else 0
+        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
+        return cls(
+            read + write,
+            write,
+            AHEAD * COPIES * BLOCK_BYTES,
+            model,
+            free,
+            str(device),
+            str(dtype)[6:],
+        )
+
+    def check(self) -> None:
+        """Refuse what cannot work.
+
+        Raises:
+            ConfigError: the model alone is larger than the memory that is free.
+        """
+        if self.model > self.free:
+            rule = f"must have room for one model in {self.dtype}: {_size(self.model)}; {_size(self.free)} are free"
+            fix = "Score it on a GPU or in bfloat16 (--device, --scoring-dtype), or set reset to none for fusion alone."
+            raise ConfigError("rejuvenation.device", rule, self.where, fix)
+
+    def lines(self) -> list[str]:
+        """The needs as lines for a person."""
+        lines = [
+            f"reads    {_size(self.read)} of weights from base and sft",
+            f"writes   {_size(self.write)} of weights",
+            f"memory   about {_size(self.buffers)} for blocks of rows, whatever the size of the checkpoint",
+        ]
+        if self.model:
+            lines.append(
+                f"         and one model on {self.where} to score pairs: {_size(self.model)} in {self.dtype}, its "
+                f"activations on top ({_size(self.free)} are free)"
+            )
+        return lines
+
+
+def _sizes(readers: Sequence[CheckpointReader]) -> list[int]:
+    return [weight_bytes(reader.directory, reader.role) for reader in readers]
+
+
+def _numel(shape: Sequence[int]) -> int:
+    return torch.Size(shape).numel()
+
+
+def _size(count: int) -> str:
+    """Bytes for a person: three digits at most."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.3g} {unit}"
+    return f"{count} bytes"
