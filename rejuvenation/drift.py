@@ -32,9 +32,9 @@ class DriftMeter:
         if not is_real(entry.dtype):
             return
         wide = torch.promote_types(entry.dtype, torch.float32)
-        base = self.alignment.base_rows(*block).to(wide)
-        delta = self.alignment.sft.rows(*block).to(wide) - base  # not in place: rows are the mapped file's
-        self._sums[block] = delta.square_().sum().item(), base.square().sum().item()
+        base = self.alignment.base_rows(*block).to(wide).reshape(-1)
+        delta = self.alignment.sft.rows(*block).to(wide, copy=True).reshape(-1).sub_(base)  # rows are the mapped file's
+        self._sums[block] = delta.dot(delta).item(), base.dot(base).item()
 
     def by_group(self) -> dict[str, float]:
         """Drift of q k v o gate up down, norms, embeddings, other, all; a group whose base norm is 0 is left out."""
