@@ -3,8 +3,8 @@
 Whole processes are compared with mergekit's `linear` in a virtual environment of its own; the loop that reads, fuses,
 measures, hashes and writes is compared, in bytes per second, with `cp` of one checkpoint and `cat` of the other. All
 run in turn in one invocation, on files in memory where the machine has room (/dev/shm); the best of three rounds
-counts. The two outputs must agree within one unit in the last place at the largest of both terms and their sum: mergekit
-divides by the sum of the weights, so that a float32 tie may round to the other side.
+counts. The two outputs must agree within one unit in the last place at the largest of both terms and their sum:
+mergekit divides by the sum of the weights, so that a float32 tie may round to the other side.
 """
 
 from __future__ import annotations

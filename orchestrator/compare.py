@@ -177,7 +177,8 @@ def plot(arms: Sequence[Arm], output: Path, title: str = "") -> None:
         axes[-1].plot([s for s, _ in points], [h for _, h in points], color=color, label=arm.name)
     axes[-1].set(title="entropy of rollouts (nats per token)", xlabel="training step", ylim=(0, None))
     axes[-1].grid(alpha=0.25)
-    axes[0].legend(frameon=False)
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     if title:
         figure.suptitle(title)
     output.parent.mkdir(parents=True, exist_ok=True)
