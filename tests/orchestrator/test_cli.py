@@ -33,7 +33,7 @@ def pair(tmp_path_factory):
     (folder / "pickled").mkdir()
     (folder / "pickled" / "config.json").write_text(json.dumps({"architectures": ["Qwen2ForCausalLM"]}))
     (folder / "pickled" / "pytorch_model.bin").write_bytes(b"\x80\x04.")
-    for name, architecture, size in (("llama", "LlamaForCausalLM", 64), ("vision", "VisionModel", None)):
+    for name, architecture, size in (("gemma", "Gemma2ForCausalLM", 64), ("vision", "VisionModel", None)):
         (folder / name).mkdir()
         found = json.loads((folder / "base" / "config.json").read_text())
         changed = found | {"architectures": [architecture], "hidden_size": size}
@@ -74,7 +74,7 @@ ERRORS = {
     "doubled evaluation set": (["evaluation.sets=[{{name: a}},{{name: a}}]"], "evaluation.sets", "distinct", "['a', 'a']", "Rename"),
     "typo in a relative path": (["model.sft=examples/sft_ovr"], "model.sft", "must be an existing directory", "'examples/sft_ovr'", "Hugging Face"),
     "missing calibration": (["rejuvenation.calibration={dir}/no.jsonl"], "rejuvenation.calibration", "must be an existing JSONL file", "/no.jsonl'", "Check the path"),
-    "reset of another architecture": (["model.base={dir}/llama", "model.sft={dir}/llama"], "rejuvenation.reset", "must be none", "['LlamaForCausalLM']", "fusion works"),
+    "reset of another architecture": (["model.base={dir}/gemma", "model.sft={dir}/gemma"], "rejuvenation.reset", "must be none", "['Gemma2ForCausalLM']", "fusion works"),
     "no text-only shape": (["model.base={dir}/vision", "model.sft={dir}/vision"], "model.base", "must state hidden_size", "['VisionModel']", "decoder"),
     "no such device": (["rejuvenation.device=gpu"], "rejuvenation.device", "must be auto, cpu, cuda or cuda:N", "'gpu'", "auto"),
     "greedy training": (["rollout.temperature=0"], "rollout.temperature", "must be > 0", "0", "above 0"),
