@@ -33,10 +33,9 @@ class ChatTemplate:
         special = [str(token) for token in tokenizer.added_tokens_decoder.values() if token.special]
         self._spelled = [_OPEN, *sorted(special, key=len, reverse=True)]
         self._pattern = re.compile("|".join(map(re.escape, self._spelled)))
-        self._backend: Any = None  # of the `tokenizers` library, used directly: faster, and without truncation, padding
+        self._backend: Any = None  # of the `tokenizers` library, used directly: it is faster
         if getattr(tokenizer, "is_fast", False):
-            self._backend = tokenizer.backend_tokenizer
-            self._as_text = type(self._backend).from_str(self._backend.to_str())
+            self._backend, self._as_text = (_bare_copy(tokenizer.backend_tokenizer) for _ in range(2))
             self._as_text.encode_special_tokens = True
 
     @property
@@ -86,3 +85,12 @@ class ChatTemplate:
         if self._backend is None:
             return self._tokenizer(text, add_special_tokens=False, split_special_tokens=as_text)["input_ids"]
         return (self._as_text if as_text else self._backend).encode(text, add_special_tokens=False).ids
+
+
+def _bare_copy(backend: Any) -> Any:
+    """A copy of a `tokenizers` tokenizer that neither truncates nor pads, whatever its tokenizer.json says."""
+    bare = type(backend).from_str(backend.to_str())
+    bare.no_truncation()
+    bare.no_padding()
+    bare.encode_special_tokens = False
+    return bare

@@ -36,8 +36,8 @@ def evaluate_checkpoint(config: RunConfig) -> Evaluation:
 def table(result: Evaluation) -> Table:
     """One row per task set."""
     found = Table(pad_edge=False)
-    samples = max(s.k for s in result.sets)
-    for column in ("set", "kind", "tasks", "greedy", "pass@1", f"pass@{samples}", "signal", "entropy", "failed"):
+    k = max((s.k for s in result.sets), default=1)
+    for column in ("set", "kind", "tasks", "greedy", "pass@1", f"pass@{k}", "signal", "entropy", "failed"):
         found.add_column(column, justify="left" if column in ("set", "kind") else "right", no_wrap=True)
     for s in result.sets:
         figures = s.summary()

@@ -48,7 +48,8 @@ class Needs:
             config: device and dtype.
             scored: whether a model is loaded: calibration pairs are given.
         """
-        device, (read, write) = scoring_device(config.device), _sizes((base, sft))
+        read, write = _sizes((base, sft))
+        device = scoring_device(config.device) if scored else torch.device("cpu")  # fusion touches no GPU
         dtype = scoring_dtype(config.scoring_dtype, device)
         model = sum(_numel(entry.shape) for entry in sft.entries.values()) * dtype.itemsize if scored else 0
         free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()

@@ -222,6 +222,14 @@ def test_special_tokens_spelled_in_messages_are_text(question, result, answer):
     assert renderer.tokenizer.decode(token_ids) == whole.removesuffix("\n")
 
 
+def test_truncation_and_padding_of_the_tokenizer_reach_no_segment():
+    cutting = make_tokenizer()
+    cutting.backend_tokenizer.enable_truncation(3)
+    cutting.backend_tokenizer.enable_padding(length=64)
+    messages = [{"role": "user", "content": "7+5=<eos>12?"}, ANSWER]
+    assert Renderer(cutting).training_example(messages) == Renderer(make_tokenizer()).training_example(messages)
+
+
 def test_a_tokenizer_without_a_backend_is_refused():
     slow = make_tokenizer()
     slow.__class__ = type("Slow", (type(slow),), {"is_fast": False})
