@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks import learner_sides, rollout_sides
+from benchmarks import learner_sides, rollout_sides, short
 from benchmarks.models import SIZES, make_model
 from orchestrator.run_directory import versions
 
@@ -158,7 +158,8 @@ def save(rows: Iterable[dict[str, Any]], path: Path) -> None:
     earlier = json.loads(path.read_text()) if path.exists() else []
     merged = {(r["what"], r["size"]): r for r in [*earlier, *rows]}.values()
     lines = [
-        f"| {r['what']} | {r['size']} | {r['ratio']:.2f} | {r['required']:.2f} | {r['commit'][:9]} |\n" for r in merged
+        f"| {r['what']} | {r['size']} | {r['ratio']:.2f} | {r['required']:.2f} | {short(r['commit'])} |\n"
+        for r in merged
     ]
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(list(merged), indent=1) + "\n")

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 import torch
+from transformers.utils import logging
 
 from examples.toy.ladder import LADDERS, climb
 from examples.toy.pretrain import pretrain
@@ -21,6 +22,7 @@ def main() -> None:
     parser.add_argument("--base", type=Path, help="a base checkpoint to start from in place of pretraining one")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    logging.disable_progress_bar()  # files of 1.5 MB
     base = options.base or options.out / "base"
     if options.base is None:
         pretrain(options.task, base, options.base_steps)

@@ -133,7 +133,7 @@ def test_gradient_is_that_of_a_second_implementation_in_float64(results: Any, ch
         found = results[ranks, 0]["step", stage, 64]["gradients"]
         assert found.keys() == wanted.keys()
         for name in wanted:
-            assert relative(found, wanted, name) < 3e-6, (ranks, stage, name)
+            assert relative(found, wanted, name) < 2e-6, (ranks, stage, name)
 
 
 @pytest.mark.parametrize(("ranks", "stage", "budget"), SPLITS)
@@ -173,7 +173,7 @@ def test_rank_without_samples_adds_nothing(results: Any, ranks: int, stage: int)
     for rank in range(ranks):
         found = results[ranks, rank]["one sample", stage]
         for part in ("gradients", "weights"):
-            assert_equal_but_for_rounding(found[part], wanted[part])
+            assert all(relative(found[part], wanted[part], n) < 1e-6 for n in wanted[part])
         assert found["metrics"]["loss"] == pytest.approx(wanted["metrics"]["loss"], rel=1e-6)
 
 
@@ -256,7 +256,7 @@ def test_zero3_ranks_with_unequal_positions_run_the_lm_head_equally_often(result
     found, wanted = results[2, rank]["pieces", name, ROWS], results[2, rank]["pieces", name, None]
     for what in ("step", "one sample"):
         for part in ("gradients", "weights"):
-            assert_equal_but_for_rounding(found[what][part], wanted[what][part])
+            assert all(relative(found[what][part], wanted[what][part], n) < 1e-6 for n in wanted[what][part]), what
         assert found[what]["metrics"] == pytest.approx(wanted[what]["metrics"], rel=1e-5, abs=1e-7)
     for what in ("logprobs", "reference"):
         for row, wanted_row in zip(found[what], wanted[what], strict=True):
