@@ -88,7 +88,7 @@ def measure(folder: Path, mergekit: Path) -> dict[str, Any]:
         for path in (ours, theirs, copied):
             shutil.rmtree(path, ignore_errors=True)
         seconds["copy"].append(timed(f"cp -r {sft} {copied} && cat {base}/*.safetensors > /dev/null"))
-        seconds["ours"].append(timed([*transform, "--reset", "none", "--alpha", ALPHA]))
+        seconds["ours"].append(timed([*transform, "--steps", "fusion.linear", "--alpha", ALPHA]))
         seconds["loop"].append(Report.load(ours).seconds["write"])
         arguments = [mergekit / "bin/mergekit-yaml", recipe, theirs, "--no-copy-tokenizer", "--no-lazy-unpickle"]
         seconds["mergekit"].append(timed([*arguments, "--out-shard-size", "5B"]))

@@ -145,13 +145,13 @@ def check_rejuvenation(model: ModelConfig, rejuvenation: RejuvenationConfig) -> 
             rejuvenation.calibration,
             "Check the path, or set it to null to take the environment's own demonstrations.",
         )
-    if rejuvenation.reset == "none" or rejuvenation.rho == 0 or is_hub_name(model.sft):
+    if rejuvenation.criterion is None or is_hub_name(model.sft):
         return
     architectures = read_config("model.sft", model.sft)["architectures"]
     if not set(architectures) <= set(EXACT_ARCHITECTURES):
         raise ConfigError(
-            "rejuvenation.reset",
-            f"must be none for architectures other than {', '.join(EXACT_ARCHITECTURES)}",
+            "rejuvenation.steps",
+            f"must hold no reset for architectures other than {', '.join(EXACT_ARCHITECTURES)}",
             architectures,
-            "Set rejuvenation.reset=none: fusion works for every architecture.",
+            "Set rejuvenation.steps=[fusion.linear]: fusion works for every architecture.",
         )

@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 from omegaconf import OmegaConf, read_write
@@ -18,6 +18,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from configs.errors import ConfigError
 from configs.run import RunConfig
+
+Section = TypeVar("Section")
 
 
 def load(
@@ -46,6 +48,23 @@ def load(
         except OmegaConfBaseException as error:
             raise _as_config_error(error) from None
     return to_config(merged)
+
+
+def load_section(schema: type[Section], overrides: Sequence[str], prefix: str) -> Section:
+    """Build one section from `key=value` overrides alone; errors name its fields behind `prefix`.
+
+    Raises:
+        ConfigError: as `load`.
+    """
+    layer: Any = OmegaConf.merge({}, *(OmegaConf.create(parse_override(text)) for text in overrides))
+    check_keys({str(key): value for key, value in layer.items()}, schema, prefix)
+    try:
+        section: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), layer))
+    except OmegaConfBaseException as error:
+        found = _as_config_error(error)
+        raise ConfigError(prefix + found.field, found.rule, found.value, found.fix) from None
+    assert isinstance(section, schema)
+    return section
 
 
 def _drop_kwargs_of_another_environment(merged: Any, layer: Mapping[str, Any]) -> None:
@@ -187,4 +206,4 @@ def as_mapping(config: RunConfig) -> dict[str, Any]:
     return {str(k): v for k, v in container.items()}
 
 
-__all__ = ["as_mapping", "check_keys", "load", "parse_override", "read_yaml", "to_config", "to_yaml"]
+__all__ = ["as_mapping", "check_keys", "load", "load_section", "parse_override", "read_yaml", "to_config", "to_yaml"]

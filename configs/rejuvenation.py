@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import difflib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from configs import bounds
 from configs.errors import ConfigError
+from configs.fusion import BASE_FREE, FUSIONS, FusionConfig
 
-RESETS = ("attribution", "random", "none")
+CRITERIA = (
+    "attribution",
+    "entropy_attribution",
+    "delta_attribution",
+    "drift",
+    "dormancy",
+    "gradient_magnitude",
+    "random",
+)
+"""Names of the reset steps: what neurons are chosen by."""
+WEIGHTS_ALONE = ("drift", "random")
+"""Criteria that score no calibration pair by themselves."""
+PER_TARGET = ("attribution", "entropy_attribution", "delta_attribution")
+"""Criteria that choose neurons for each target token; the others rank them once."""
 RANKINGS = ("global", "per_module", "per_layer")
 SCORE_SIGNS = ("positive", "absolute")
 RESET_TARGETS = ("base", "fused", "zero")
@@ -20,12 +35,15 @@ SCORING_DTYPES = ("auto", "float32", "bfloat16", "float64")
 class RejuvenationConfig:
     """Fuse the SFT checkpoint with its base, then reset the neurons that carry its over-confidence."""
 
+    steps: list[str] = field(default_factory=lambda: ["fusion.linear", "reset.attribution"])
+    """What is done, in order: fusions (`fusion.NAME`), then at most one reset (`reset.NAME`); docs/rejuvenation.md."""
     alpha: float = 0.5
     """Weight of the SFT checkpoint in the fusion alpha * sft + (1 - alpha) * base (Eq. 1)."""
     rho: float = 0.01
     """Share of all neurons kept per target token (Eq. 4); their union over tokens is larger. 0 resets none."""
-    reset: str = "attribution"
-    """`attribution` (the paper), `random` (a control: as many neurons, drawn at random) or `none` (fusion only)."""
+    equal_size: bool = True
+    """Criteria that rank neurons once reset as many as the union by attribution would have (a control of equal size);
+    false: the share rho itself, which needs no calibration pairs for `drift` and `random`."""
     calibration: str | None = None
     """JSONL of `{"messages": [...]}` or `{"prompt": ..., "response": ...}`; null: whoever calls brings token pairs."""
     calibration_pairs: int = 64
@@ -48,6 +66,8 @@ class RejuvenationConfig:
     """Dtype of the scored model's weights; `auto` is float32 on CPU, bfloat16 on GPU. Scores are float32 or wider."""
     device: str = "auto"
     """Where the model is scored: `auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1`, ..."""
+    fusion: FusionConfig = field(default_factory=FusionConfig)
+    """Settings of the other fusions."""
     timeout_s: float = 3600.0
     """Longest the rejuvenation of a run may take, downloads of named checkpoints included."""
 
@@ -64,11 +84,50 @@ class RejuvenationConfig:
         if self.union_cap is not None:
             bounds.above(section, "union_cap", self.union_cap, 0.0)
             bounds.within(section, "union_cap", self.union_cap, 0.0, 1.0)
+        check_steps(self.steps)
         for name, allowed in (
-            ("reset", RESETS),
             ("ranking", RANKINGS),
             ("score_sign", SCORE_SIGNS),
             ("reset_target", RESET_TARGETS),
             ("scoring_dtype", SCORING_DTYPES),
         ):
             bounds.one_of(section, name, getattr(self, name), allowed)
+
+    @property
+    def fusions(self) -> list[str]:
+        """Names of the fusion steps, in order."""
+        return [step.removeprefix("fusion.") for step in self.steps if step.startswith("fusion.")]
+
+    @property
+    def criterion(self) -> str | None:
+        """What neurons are chosen by; None where none is reset."""
+        last = self.steps[-1]
+        return last.removeprefix("reset.") if last.startswith("reset.") and self.rho > 0.0 else None
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether a step looks at the base checkpoint."""
+        return self.criterion is not None or not set(self.fusions) <= set(BASE_FREE)
+
+    @property
+    def needs_pairs(self) -> bool:
+        """Whether neurons are chosen by what the model does on calibration pairs."""
+        return self.criterion is not None and (self.equal_size or self.criterion not in WEIGHTS_ALONE)
+
+
+def check_steps(steps: list[str]) -> None:
+    """Refuse a list of steps that names an unknown one, or does not end with its only reset.
+
+    Raises:
+        ConfigError: says which step and what is possible.
+    """
+    known = [*(f"fusion.{name}" for name in FUSIONS), *(f"reset.{name}" for name in CRITERIA)]
+    for step in steps:
+        if step not in known:
+            near = difflib.get_close_matches(step, known, n=1, cutoff=0.4)
+            fix = f"Did you mean {near[0]}?" if near else "Take fusion.linear, say."
+            raise ConfigError("rejuvenation.steps", f"must hold steps among {', '.join(known)}", step, fix)
+    resets = [step for step in steps if step.startswith("reset.")]
+    if not steps or len(resets) > 1 or (resets and steps[-1] != resets[0]):
+        rule = "must hold one step or more, fusions first and at most one reset, as the last"
+        raise ConfigError("rejuvenation.steps", rule, steps, "Take [fusion.linear, reset.attribution], say.")

@@ -18,8 +18,8 @@ ARMS: dict[str, list[str]] = {
     "over": ["model.start=sft"],
     "mod": ["model.start=sft", "model.sft={mod}"],
     "base": ["model.start=base"],
-    "fusion only": ["model.start=rejuvenated", "rejuvenation.reset=none"],
-    "random reset": ["model.start=rejuvenated", "rejuvenation.reset=random"],
+    "fusion only": ["model.start=rejuvenated", "rejuvenation.steps=[fusion.linear]"],
+    "random reset": ["model.start=rejuvenated", "rejuvenation.steps=[fusion.linear,reset.random]"],
 }
 """Arm -> what it changes. `{mod}` is the moderate SFT checkpoint, which is rebuilt from the base in seconds."""
 

@@ -111,10 +111,10 @@ def diagnosis(report: Mapping[str, Any]) -> list[str]:
     if report["num_reset"]:
         lines.append(
             f"reset {report['num_reset']:,} of {report['num_neurons']:,} neurons ({report['effective_ratio']:.1%}), "
-            f"{report['reset']}, inside the fusion with alpha {report['alpha']:g}"
+            f"{', '.join(report['steps'])}, alpha {report['alpha']:g}"
         )
     else:
-        lines.append(f"fused with alpha {report['alpha']:g}; no neuron reset")
+        lines.append(f"{', '.join(report['steps'])}, alpha {report['alpha']:g}; no neuron reset")
     return lines
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import NamedTuple, TypeVar
@@ -15,8 +16,6 @@ from rejuvenation.checkpoint import TensorEntry
 BLOCK_BYTES = 1 << 20
 """Stored size of a block at most, where a row is not larger: its float32 copies then stay in a core's cache, and
 memory does not grow with the tensor."""
-AHEAD = 8
-"""Blocks under way at once."""
 
 Result = TypeVar("Result")
 
@@ -27,6 +26,30 @@ class Block(NamedTuple):
     name: str
     start: int
     stop: int
+
+
+class Workspace(threading.local):
+    """Each thread's own buffers, used again for every block: fresh memory costs a page fault for every 4 KiB."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[tuple[str, torch.dtype], torch.Tensor] = {}
+
+    def empty(self, slot: str, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
+        """A tensor whose values are whatever the slot last held; a later call for the slot gives the same memory."""
+        count = torch.Size(shape).numel()
+        buffer = self._buffers.get((slot, dtype))
+        if buffer is None or len(buffer) < count:
+            buffer = self._buffers[slot, dtype] = torch.empty(count, dtype=dtype)
+        return buffer[:count].view(shape)
+
+    def copy(self, slot: str, values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """A copy of `values` in a dtype."""
+        return self.empty(slot, values.shape, dtype).copy_(values)
+
+
+def ahead(threads: int) -> int:
+    """Blocks under way at once: two for each thread, so that none waits for the one that takes the results."""
+    return max(4, 2 * threads)
 
 
 def blocks_of(entries: Iterable[TensorEntry]) -> Iterator[Block]:
@@ -48,8 +71,20 @@ def row_blocks(entry: TensorEntry, block_bytes: int | None = None) -> Iterator[t
         yield start, min(start + step, num_rows)
 
 
+class Workers(ThreadPoolExecutor):
+    """Threads that each compute on one core.
+
+    Args:
+        count: threads.
+    """
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count, initializer=torch.set_num_threads, initargs=(1,))
+        self.ahead = ahead(count)
+
+
 @contextmanager
-def workers(count: int | None = None) -> Iterator[ThreadPoolExecutor]:
+def workers(count: int | None = None) -> Iterator[Workers]:
     """Threads that each compute on one core, as many as torch has: no result depends on how many there are.
 
     Torch splits a reduction among its threads, and the rounding with it; here it has one while the block lasts.
@@ -60,21 +95,19 @@ def workers(count: int | None = None) -> Iterator[ThreadPoolExecutor]:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with ThreadPoolExecutor(count or threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with Workers(count or threads) as pool:
             yield pool
     finally:
         torch.set_num_threads(threads)
 
 
-def in_order(
-    pool: ThreadPoolExecutor, function: Callable[[Block], Result], blocks: Iterable[Block]
-) -> Iterator[Result]:
-    """Apply `function` to blocks side by side and give the results in their order, `AHEAD` under way at once."""
+def in_order(pool: Workers, function: Callable[[Block], Result], blocks: Iterable[Block]) -> Iterator[Result]:
+    """Apply `function` to blocks side by side and give the results in their order, some blocks ahead."""
     waiting: deque[Future[Result]] = deque()
     try:
         for block in blocks:
             waiting.append(pool.submit(function, block))
-            if len(waiting) == AHEAD:
+            if len(waiting) == pool.ahead:
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

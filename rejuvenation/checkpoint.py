@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 import xxhash
-from safetensors import safe_open
 
 from rejuvenation.directories import SINGLE_FILE, check_checkpoint, read_json, weight_map
 
@@ -30,6 +29,8 @@ DTYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
+HASHED_BYTES = 1 << 22
+"""Bytes hashed at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,11 @@ class TensorEntry:
     """Name of the shard that holds it."""
     offset: int
     """First byte after the shard's header."""
+
+    @property
+    def numel(self) -> int:
+        """Numbers it holds."""
+        return torch.Size(self.shape).numel()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +116,7 @@ class CheckpointReader:
                     raise ValueError(f"{self.directory}: tensor {entry.name} is in both {first} and {entry.file}.")
                 self.entries[entry.name] = entry
         self._check_index()
-        self._handles: dict[str, Any] = {}
+        self._mapped: dict[str, tuple[mmap.mmap, int]] = {}
         self._opening = threading.Lock()
 
     def _check_index(self) -> None:
@@ -132,13 +138,30 @@ class CheckpointReader:
         The result may be a view of the mapped file that later reads share: never write into it.
         """
         entry = self.entries[name]
-        handle = self._handles.get(entry.file)
-        if handle is None:
-            with self._opening:  # rows are read by several threads
-                handle = self._handles.setdefault(entry.file, safe_open(self.directory / entry.file, framework="pt"))
-        if not entry.shape or (start == 0 and stop >= entry.shape[0]):
-            return handle.get_tensor(name)
-        return handle.get_slice(name)[start:stop]
+        row_numel = torch.Size(entry.shape[1:]).numel()
+        if entry.shape:
+            start, stop = max(0, start), min(stop, entry.shape[0])
+            shape = (max(0, stop - start), *entry.shape[1:])
+        else:
+            start, shape = 0, ()
+        count = torch.Size(shape).numel()
+        if count == 0:
+            return torch.empty(shape, dtype=entry.dtype)
+        mapped, begin = self._map(entry.file)
+        offset = begin + entry.offset + start * row_numel * entry.dtype.itemsize
+        return torch.frombuffer(mapped, dtype=entry.dtype, count=count, offset=offset).view(shape)
+
+    def _map(self, file: str) -> tuple[mmap.mmap, int]:
+        """A shard in memory as the system pages it in, and where its tensors begin.
+
+        The mapping is private: a write would stay in this process and never reach the file.
+        """
+        found = self._mapped.get(file)
+        if found is None:
+            with self._opening, (self.directory / file).open("rb") as opened:  # rows are read by several threads
+                size = next(len(shard.header) for shard in self.shards if shard.file == file)
+                found = self._mapped.setdefault(file, (mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_COPY), size))
+        return found
 
     def tensor(self, name: str) -> torch.Tensor:
         """One whole tensor."""
@@ -150,12 +173,21 @@ class CheckpointReader:
         for name in self.entries:
             yield name, self.tensor(name)
 
-    def hashes(self) -> dict[str, str]:
-        """xxh3_64 of every weight file, in hexadecimal."""
-        return {shard.file: file_hash(self.directory / shard.file) for shard in self.shards}
+    def hashes(self, stop: threading.Event | None = None) -> dict[str, str]:
+        """xxh3_64 of every weight file, in hexadecimal.
 
+        Args:
+            stop: once set, the hashing ends within a block.
 
-def file_hash(path: Path) -> str:
-    """xxh3_64 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped:
-        return xxhash.xxh3_64_hexdigest(mapped)
+        Raises:
+            InterruptedError: `stop` was set.
+        """
+        found = {}
+        for shard in self.shards:
+            digest, mapped = xxhash.xxh3_64(), memoryview(self._map(shard.file)[0])
+            for begin in range(0, len(mapped), HASHED_BYTES):
+                if stop is not None and stop.is_set():
+                    raise InterruptedError("the hashing was stopped")
+                digest.update(mapped[begin : begin + HASHED_BYTES])
+            found[shard.file] = digest.hexdigest()
+        return found

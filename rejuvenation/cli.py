@@ -11,7 +11,9 @@ from typing import Annotated
 import typer
 
 from configs.errors import ConfigError
-from configs.rejuvenation import RANKINGS, RESET_TARGETS, RESETS, SCORE_SIGNS, SCORING_DTYPES, RejuvenationConfig
+from configs.fusion import FUSIONS, FusionConfig
+from configs.loader import load_section
+from configs.rejuvenation import CRITERIA, RANKINGS, RESET_TARGETS, SCORE_SIGNS, SCORING_DTYPES, RejuvenationConfig
 from rejuvenation.directories import check_checkpoint, check_output, weight_bytes
 
 app = typer.Typer(
@@ -49,15 +51,35 @@ def explained(command: Callable[..., None]) -> Callable[..., None]:
 @app.command()
 @explained
 def transform(
-    base: Base,
     sft: Sft,
     out: Annotated[Path, typer.Option(help="Directory to write; must not exist yet.")],
+    base: Annotated[
+        Path | None,
+        typer.Option(help="Base checkpoint, or an early SFT checkpoint as the anchor; not for steps that need none."),
+    ] = None,
     calibration: Calibration = None,
+    steps: Annotated[
+        str,
+        typer.Option(
+            help=f"Fusions, then at most one reset, with commas. fusion.: {', '.join(FUSIONS)}. "
+            f"reset.: {', '.join(CRITERIA)}."
+        ),
+    ] = ",".join(DEFAULTS.steps),
     alpha: Annotated[float, typer.Option(help="Weight of the SFT checkpoint in the fusion.")] = DEFAULTS.alpha,
     rho: Annotated[float, typer.Option(help="Share of all neurons kept per target token.")] = DEFAULTS.rho,
-    reset: Annotated[str, typer.Option(help=f"{', '.join(RESETS)} (fusion only).")] = DEFAULTS.reset,
+    fusion: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Setting of a fusion step, such as density=0.3; may be repeated."),
+    ] = None,
     pairs: Annotated[int, typer.Option(help="Calibration pairs used.")] = DEFAULTS.calibration_pairs,
     target_tokens: Annotated[int, typer.Option(help="Response tokens scored per pair.")] = DEFAULTS.target_tokens,
+    equal_size: Annotated[
+        bool,
+        typer.Option(
+            "--equal-size/--rho-alone",
+            help="Whether criteria other than attributions reset as many neurons as attribution would, or rho of all.",
+        ),
+    ] = DEFAULTS.equal_size,
     ranking: Annotated[
         str, typer.Option(help=f"Neurons that compete for rho: {', '.join(RANKINGS)}.")
     ] = DEFAULTS.ranking,
@@ -83,7 +105,9 @@ def transform(
     config = RejuvenationConfig(
         alpha=alpha,
         rho=rho,
-        reset=reset,
+        steps=[step.strip() for step in steps.split(",")],
+        equal_size=equal_size,
+        fusion=load_section(FusionConfig, fusion or [], "rejuvenation.fusion."),
         calibration=str(calibration) if calibration else None,
         calibration_pairs=pairs,
         target_tokens=target_tokens,
@@ -96,14 +120,17 @@ def transform(
         device=device,
         scoring_dtype=scoring_dtype,
     )
-    if calibration is None and reset != "none" and rho > 0.0:
-        fix = "Give --calibration data.jsonl, such as lines of the SFT data; or --reset none for fusion alone."
+    if calibration is None and config.needs_pairs:
+        fix = "Give --calibration data.jsonl, such as lines of the SFT data; or --steps fusion.linear for fusion alone."
         raise ConfigError("--calibration", "is needed to score neurons for the reset", None, fix)
     if calibration is not None and not calibration.is_file():
         raise ConfigError("--calibration", "must be an existing JSONL file", str(calibration), "Check the path.")
-    check_checkpoint(base, "--base")
-    check_checkpoint(sft, "--sft")
-    check_output(out, [base, sft], weight_bytes(sft, "--sft"))
+    if base is None and config.needs_base:
+        raise ConfigError("--base", "must be given: a step looks at it", None, "Give it, or an early SFT checkpoint.")
+    inputs = {"--sft": sft} if base is None else {"--base": base, "--sft": sft}
+    for option, directory in inputs.items():
+        check_checkpoint(directory, option)
+    check_output(out, list(inputs.values()), weight_bytes(sft, "--sft"))
     _say_needs(base, sft, config)
     if dry_run:
         typer.echo(f"dry run: nothing was written; without --dry-run the checkpoint goes to {out}")
@@ -128,15 +155,16 @@ def transform(
     typer.echo(f"{report.seconds['all']:.1f} s; {out / 'report.json'}")
 
 
-def _say_needs(base: Path, sft: Path, config: RejuvenationConfig) -> None:
+def _say_needs(base: Path | None, sft: Path, config: RejuvenationConfig) -> None:
     """Check what can be checked without scoring, and say what the repair reads, writes and holds in memory."""
     from rejuvenation.alignment import Alignment
     from rejuvenation.checkpoint import CheckpointReader
     from rejuvenation.needs import Needs
     from rejuvenation.neurons import NeuronTable
 
-    alignment = Alignment(CheckpointReader(base, "base"), CheckpointReader(sft, "sft"))
-    if config.reset != "none" and config.rho > 0.0:
+    reader = CheckpointReader(sft, "sft")
+    alignment = Alignment(reader if base is None else CheckpointReader(base, "base"), reader)
+    if config.criterion is not None:
         typer.echo(f"neurons  {NeuronTable.of(alignment.sft).total:,}")
     needs = Needs.of(alignment.base, alignment.sft, config, scored=config.calibration is not None)
     needs.check()

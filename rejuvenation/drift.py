@@ -7,10 +7,10 @@ import math
 import torch
 
 from rejuvenation.alignment import Alignment
-from rejuvenation.blocks import Block, blocks_of, in_order, workers
+from rejuvenation.blocks import Block, Workspace, blocks_of, in_order, workers
 from rejuvenation.checkpoint import TensorEntry
-from rejuvenation.fusion import is_real
-from rejuvenation.neurons import KINDS
+from rejuvenation.fused import is_real
+from rejuvenation.neurons import KINDS, group_of
 
 GROUPS = (*KINDS, "norms", "embeddings", "other", "all")
 
@@ -24,17 +24,21 @@ class DriftMeter:
 
     def __init__(self, alignment: Alignment) -> None:
         self.alignment = alignment
+        self._workspace = Workspace()
         self._sums: dict[Block, tuple[float, float]] = {}
 
     def measure(self, block: Block) -> None:
         """Take one block into account; one whose dtype has no arithmetic is left out (see `unmeasured`)."""
-        entry = self.alignment.sft.entries[block.name]
-        if not is_real(entry.dtype):
-            return
-        wide = torch.promote_types(entry.dtype, torch.float32)
-        base = self.alignment.base_rows(*block).to(wide).reshape(-1)
-        delta = self.alignment.sft.rows(*block).to(wide, copy=True).reshape(-1).sub_(base)  # rows are the mapped file's
-        self._sums[block] = delta.dot(delta).item(), base.dot(base).item()
+        dtype = self.alignment.sft.entries[block.name].dtype
+        base, sft = self.alignment.base_rows(*block), self.alignment.sft.rows(*block)
+        if is_real(dtype) and is_real(base.dtype):
+            wide = torch.promote_types(dtype, torch.float32)
+            self.observe(block, self._workspace.copy("base", base, wide), self._workspace.copy("sft", sft, wide))
+
+    def observe(self, block: Block, base: torch.Tensor, sft: torch.Tensor) -> None:
+        """Take one block into account, given in float32 (or float64)."""
+        delta = torch.sub(sft, base, out=self._workspace.empty("delta", sft.shape, sft.dtype)).reshape(-1)
+        self._sums[block] = delta.dot(delta).item(), base.reshape(-1).dot(base.reshape(-1)).item()
 
     def by_group(self) -> dict[str, float]:
         """Drift of q k v o gate up down, norms, embeddings, other, all; a group whose base norm is 0 is left out."""
@@ -66,13 +70,3 @@ def unmeasured(alignment: Alignment) -> list[str]:
         f"dtype {str(dtype).removeprefix('torch.')}, left out of the drift"
         for dtype, entries in left_out.items()
     ]
-
-
-def group_of(name: str) -> str:
-    """The group that a tensor's drift counts in."""
-    for kind, path in KINDS.items():
-        if f".{path}." in name:
-            return kind
-    if "norm" in name:
-        return "norms"
-    return "embeddings" if "embed_tokens" in name or name.startswith("lm_head") else "other"

@@ -9,14 +9,14 @@ import torch
 
 from configs.errors import ConfigError
 from configs.rejuvenation import RejuvenationConfig
-from rejuvenation.blocks import AHEAD, BLOCK_BYTES
+from rejuvenation.blocks import BLOCK_BYTES, ahead
 from rejuvenation.checkpoint import CheckpointReader
 from rejuvenation.directories import weight_bytes
 from rejuvenation.memory import available_bytes
 from rejuvenation.scored_model import scoring_device, scoring_dtype
 
-COPIES = 6
-"""Blocks' worth of memory that the repair of one block takes at most: two float32 copies of bf16, and the result."""
+WIDE_COPIES = 6
+"""Blocks' worth of memory that each thread has: base, SFT checkpoint and delta in float32, twice the size of bf16."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,12 +51,13 @@ class Needs:
         read, write = _sizes((base, sft))
         device = scoring_device(config.device) if scored else torch.device("cpu")  # fusion touches no GPU
         dtype = scoring_dtype(config.scoring_dtype, device)
-        model = sum(_numel(entry.shape) for entry in sft.entries.values()) * dtype.itemsize if scored else 0
+        model = sum(entry.numel for entry in sft.entries.values()) * dtype.itemsize if scored else 0
+        threads = torch.get_num_threads()
         free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
         return cls(
             read + write,
             write,
-            AHEAD * COPIES * BLOCK_BYTES,
+            (threads * WIDE_COPIES + ahead(threads)) * BLOCK_BYTES,
             model,
             free,
             str(device),
@@ -91,10 +92,6 @@ class Needs:
 
 def _sizes(readers: Sequence[CheckpointReader]) -> list[int]:
     return [weight_bytes(reader.directory, reader.role) for reader in readers]
-
-
-def _numel(shape: Sequence[int]) -> int:
-    return torch.Size(shape).numel()
 
 
 def _size(count: int) -> str:

@@ -116,5 +116,15 @@ def check_supported(reader: CheckpointReader) -> None:
     if architecture not in EXACT_ARCHITECTURES:
         exact = ", ".join(EXACT_ARCHITECTURES)
         rule = f"can score and reset neurons of {exact} only; this checkpoint is of another architecture"
-        fix = "Fusion alone works for it: set rejuvenation.reset to none (--reset none)."
-        raise ConfigError("rejuvenation.reset", rule, architecture, fix)
+        fix = "Fusion alone works for it: leave the reset out of rejuvenation.steps (--steps fusion.linear)."
+        raise ConfigError("rejuvenation.steps", rule, architecture, fix)
+
+
+def group_of(name: str) -> str:
+    """The group of tensors that one belongs to: q k v o gate up down, norms, embeddings, other."""
+    for kind, path in KINDS.items():
+        if f".{path}." in name:
+            return kind
+    if "norm" in name:
+        return "norms"
+    return "embeddings" if "embed_tokens" in name or name.startswith("lm_head") else "other"

@@ -16,22 +16,25 @@ import torch
 from configs.errors import ConfigError
 from configs.rejuvenation import RejuvenationConfig
 from rejuvenation.alignment import Alignment
-from rejuvenation.attribution import Attribution, Attributor, target_tokens
-from rejuvenation.blocks import Block
+from rejuvenation.blocks import Block, Workspace
 from rejuvenation.checkpoint import CheckpointReader
 from rejuvenation.directories import check_output, weight_bytes
 from rejuvenation.drift import DriftMeter, unmeasured
-from rejuvenation.memory import attribution_bytes
+from rejuvenation.fused import Fused
 from rejuvenation.needs import Needs
 from rejuvenation.neurons import KINDS, NeuronTable
 from rejuvenation.pairs import TokenPair, draw, load_pairs
 from rejuvenation.repair import Repair
 from rejuvenation.report import EntropyReport, Report
-from rejuvenation.scored_model import entropies, load_model, map_deterministically, put_weights, unstored
-from rejuvenation.selection import random_neurons, scopes, top_neurons, union
+from rejuvenation.reset_set import Evidence, reset_set
+from rejuvenation.scored_model import entropies, load_model, put_weights, unstored
+from rejuvenation.scoring import target_tokens
 from rejuvenation.writer import atomic_directory, write_checkpoint
 
 logger = logging.getLogger(__name__)
+
+NO_BASE = "no base checkpoint was given: base stands for the SFT checkpoint"
+"""Note in the report."""
 
 
 @dataclass(slots=True)
@@ -44,6 +47,8 @@ class Measurement:
     targets: list[list[int]] = field(default_factory=list)
     """Per pair the indices of its target tokens in the response."""
     reconstruction_error: float | None = None
+    fused: Fused | None = None
+    """The fused weights, with what was measured for them."""
     entropies: dict[str, list[torch.Tensor]] = field(default_factory=dict)
     """By checkpoint (base, sft, fused, rejuvenated) and pair: [response tokens], nats."""
     notes: list[str] = field(default_factory=list)
@@ -51,7 +56,7 @@ class Measurement:
 
 
 def transform(
-    base_dir: str | Path,
+    base_dir: str | Path | None,
     sft_dir: str | Path,
     out_dir: str | Path,
     config: RejuvenationConfig,
@@ -65,13 +70,14 @@ def transform(
     `out_dir` unless all of it is complete.
 
     Args:
-        base_dir: the checkpoint that SFT started from.
+        base_dir: the checkpoint that SFT started from, or an early one of the same SFT run as the anchor; None where
+            no step looks at it (`config.needs_base`).
         sft_dir: the over-trained checkpoint; config, tokenizer, dtypes and shard layout come from it.
         out_dir: must not exist yet, or be empty.
         config: the method's settings.
         pairs: calibration pairs; without any, those of the file `config.calibration` are used, if it is set. Needed
-            unless nothing is scored (`reset: none`, or rho 0).
-        seed: draws the calibration pairs and the random reset.
+            where neurons are scored (`config.needs_pairs`).
+        seed: draws the calibration pairs, and what is random in the steps.
 
     Returns:
         The report, also written as report.json.
@@ -81,16 +87,19 @@ def transform(
         ValueError: a tensor of the two checkpoints does not match; the message names it.
     """
     out_dir = Path(out_dir)
-    scored = config.reset != "none" and config.rho > 0.0
-    if scored and not pairs and config.calibration is None:
+    if config.needs_pairs and not pairs and config.calibration is None:
         rule = "must be given: the reset scores neurons on prompt-response pairs"
-        fix = "Give pairs (a JSONL file), or set rejuvenation.reset to none for fusion alone."
+        fix = "Give pairs (a JSONL file), or leave the reset out of rejuvenation.steps for fusion alone."
         raise ConfigError("rejuvenation.calibration", rule, None, fix)
     clock = Clock()
-    base, sft = CheckpointReader(base_dir, "base"), CheckpointReader(sft_dir, "sft")
+    if base_dir is None and config.needs_base:
+        fix = "Give it, or an early SFT checkpoint; or take steps that need none, such as fusion.spectral_clip."
+        raise ConfigError("base", "must be given: a step looks at it", None, fix)
+    sft = CheckpointReader(sft_dir, "sft")
+    base = sft if base_dir is None else CheckpointReader(base_dir, "base")
     check_output(out_dir, [base.directory, sft.directory], weight_bytes(sft.directory, sft.role))
     alignment = Alignment(base, sft)
-    table = NeuronTable.of(sft) if scored else None
+    table = NeuronTable.of(sft) if config.criterion is not None else None
     Needs.of(base, sft, config, scored=bool(pairs) or config.calibration is not None).check()
     if not pairs and config.calibration is not None:
         pairs = load_pairs(config.calibration, sft_dir)
@@ -98,21 +107,41 @@ def transform(
     measurement = Measurement(table)
     if drawn:
         measurement = measure(alignment, config, table, drawn, seed=seed, clock=clock)
-    repair, meter = Repair(alignment, config, measurement.table, measurement.selected), DriftMeter(alignment)
+    elif table is not None:
+        measurement.selected = reset_set(config, table, alignment, None, seed)[0]
+    with clock.stage("statistics"):
+        fused = measurement.fused or Fused(alignment, config, seed=seed)
+    repair, meter = Repair(fused, config, measurement.table, measurement.selected), DriftMeter(alignment)
+    workspace = Workspace()
 
-    def rows(block: Block) -> torch.Tensor:
+    def rows(block: Block, out: torch.Tensor) -> torch.Tensor:
         """Measure a block and repair it while it is in the cache."""
-        meter.measure(block)
-        return repair.rows(*block)
+        return repair.rows(*block, observe=meter.observe, workspace=workspace, out=out)
 
     with atomic_directory(out_dir) as partial:
-        with clock.stage("write"), ThreadPoolExecutor(1) as beside:
-            hashing = beside.submit(lambda: {"base": base.hashes(), "sft": sft.hashes()})
+        with clock.stage("write"), hashed_beside(*{base, sft}) as hashes:
             written = write_checkpoint(partial, sft, rows)
-            hashes = {**hashing.result(), "output": written}
-        report = _report(alignment, config, measurement, meter.by_group(), hashes, seed, clock)
+        report = _report(alignment, config, measurement, meter.by_group(), {**hashes, "output": written}, seed, clock)
         report.save(partial)
     return report
+
+
+@contextmanager
+def hashed_beside(*readers: CheckpointReader) -> Iterator[dict[str, dict[str, str]]]:
+    """Hash the weight files of checkpoints in a thread of their own; at the end of the block, by role.
+
+    An error in the block, or Ctrl-C, does not wait for the hashing.
+    """
+    found: dict[str, dict[str, str]] = {}
+    stop = threading.Event()
+    with ThreadPoolExecutor(len(readers)) as pool:
+        hashing = {reader.role: pool.submit(reader.hashes, stop) for reader in readers}
+        try:
+            yield found
+        except BaseException:
+            stop.set()
+            raise
+        found.update({role: future.result() for role, future in hashing.items()})
 
 
 def measure(
@@ -150,59 +179,22 @@ def measure(
     if table is not None:
         with clock.stage("attribution"):
             put_weights(model, alignment.sft.items())
-            result.selected, result.reconstruction_error = reset_set(model, table, config, pairs, result.targets, seed)
+            evidence = Evidence(model, table, config, alignment, pairs, result.targets)
+            result.selected, result.reconstruction_error = reset_set(config, table, alignment, evidence, seed)
+    with clock.stage("statistics"):
+        result.fused = Fused(alignment, config, seed=seed)
     with clock.stage("entropy"):
-        put_weights(model, Repair(alignment, config).items())
+        put_weights(model, result.fused.items())
         result.entropies["fused"] = entropies(model, pairs, "fused")
         result.entropies["rejuvenated"] = result.entropies["fused"]
         if result.selected is not None:
-            put_weights(model, Repair(alignment, config, table, result.selected).items())
+            put_weights(model, Repair(result.fused, config, table, result.selected).items())
             result.entropies["rejuvenated"] = entropies(model, pairs, "rejuvenated")
     device = next(model.parameters()).device
     del model
     if device.type == "cuda":
         torch.cuda.empty_cache()  # other processes share the GPU
     return result
-
-
-def reset_set(
-    model: torch.nn.Module,
-    table: NeuronTable,
-    config: RejuvenationConfig,
-    pairs: Sequence[TokenPair],
-    targets: Sequence[Sequence[int]],
-    seed: int,
-) -> tuple[torch.Tensor, float]:
-    """The neurons to reset (Eq. 4), scored on `model`, which holds the SFT checkpoint.
-
-    Each pair is scored by itself, so the set depends neither on the order of pairs nor on threads, and without a cap
-    it only grows with rho and with pairs.
-
-    Returns:
-        [neurons] bool, and the largest reconstruction error |z~ - z| over all target tokens.
-    """
-    ranges = scopes(table, config.ranking)
-    votes, adding = torch.zeros(table.total, dtype=torch.int64), threading.Lock()
-    with Attributor(model, table, frozen_norm=config.frozen_norm) as attributor:
-
-        def vote(item: tuple[TokenPair, Sequence[int]]) -> float:
-            """Add the votes of one pair's targets; return its largest reconstruction error."""
-            attribution: Attribution = attributor.scores(*item)
-            chosen = top_neurons(attribution.scores, config.rho, ranges, config.score_sign).sum(0)
-            with adding:  # whole numbers: in any order they give the same sum
-                votes.add_(chosen)
-            return (attribution.reconstructed - attribution.logits).abs().max().item()
-
-        weight = next(model.parameters())
-        longest, most = max(len(pair.token_ids) for pair in pairs), max(map(len, targets))
-        needed = attribution_bytes(model.config, longest, most, max(4, weight.element_size()))
-        items = list(zip(pairs, targets, strict=True))
-        errors = map_deterministically(vote, items, weight.device, item_bytes=needed)
-    selected = union(votes, config.union_cap)
-    logger.info("reset set: %d of %d neurons", int(selected.sum()), table.total)
-    if config.reset == "random":
-        selected = random_neurons(table.total, int(selected.sum()), seed)
-    return selected, max(errors)
 
 
 class Clock:
@@ -249,7 +241,7 @@ def _report(
     return Report(
         alpha=config.alpha,
         rho=config.rho,
-        reset=config.reset,
+        steps=config.steps,
         num_neurons=total,
         num_reset=num_reset,
         effective_ratio=num_reset / total if total else 0.0,
@@ -262,7 +254,12 @@ def _report(
         counts_per_module={kind: sum(per_layer) for kind, per_layer in counts.items()},
         counts=counts,
         drift=moved,
-        notes=[*alignment.notes, *unmeasured(alignment), *measurement.notes],
+        notes=[
+            *([NO_BASE] if alignment.base is alignment.sft else []),
+            *alignment.notes,
+            *unmeasured(alignment),
+            *measurement.notes,
+        ],
         hashes=hashes,
         settings=asdict(config),
         seed=seed,

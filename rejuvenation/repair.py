@@ -1,4 +1,4 @@
-"""The repaired weights, computed tensor by tensor when asked for: fusion, then the reset inside the fused weights."""
+"""The repaired weights, computed tensor by tensor when asked for: the reset, inside the fused weights."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from collections.abc import Iterator
 import torch
 
 from configs.rejuvenation import RejuvenationConfig
-from rejuvenation.alignment import Alignment
-from rejuvenation.fusion import lerp
+from rejuvenation.blocks import Workspace
+from rejuvenation.fused import Fused, Observer
 from rejuvenation.neurons import Module, NeuronTable
 from rejuvenation.reset import reset
 
 
 class Repair:
-    """A view of two aligned checkpoints as one repaired checkpoint; holds no weights.
+    """A view of fused weights in which some neurons are reset; holds no weights.
 
     Args:
-        alignment: the two checkpoints.
-        config: alpha, reset target and strength.
+        fused: the fused checkpoint.
+        config: reset target and strength.
         table: the model's neurons; None for fusion alone.
         selected: [number of neurons] bool, the neurons to reset; None for fusion alone.
     """
 
     def __init__(
         self,
-        alignment: Alignment,
+        fused: Fused,
         config: RejuvenationConfig,
         table: NeuronTable | None = None,
         selected: torch.Tensor | None = None,
     ) -> None:
-        self.alignment = alignment
+        self.fused = fused
         self.config = config
         self._modules: dict[str, tuple[Module, torch.Tensor]] = {}
         if table is not None and selected is not None:
@@ -40,28 +40,29 @@ class Repair:
                 if module.axis == 0:  # a column has no bias entry of its own
                     self._modules[f"{module.path}.bias"] = module, selected[module.neurons]
 
-    def rows(self, name: str, start: int, stop: int) -> torch.Tensor:
-        """Rows [start, stop) of the repaired tensor `name`, in the SFT checkpoint's dtype.
-
-        Raises:
-            ValueError: the tensor cannot be interpolated; the message names it.
-        """
-        sft = self.alignment.sft.rows(name, start, stop)
-        base = self.alignment.base_rows(name, start, stop)
-        try:
-            fused = lerp(base, sft, self.config.alpha)
-        except ValueError as error:
-            raise ValueError(f"tensor {name}: {error}") from error
+    def rows(
+        self,
+        name: str,
+        start: int,
+        stop: int,
+        *,
+        observe: Observer | None = None,
+        workspace: Workspace | None = None,
+        out: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """Rows [start, stop) of the repaired tensor `name`, in the SFT checkpoint's dtype; see `Fused.rows`."""
+        fused = self.fused.rows(name, start, stop, observe=observe, workspace=workspace, out=out)
         if name not in self._modules:
             return fused
         module, selected = self._modules[name]
         if module.axis == 0:
             selected = selected[start:stop]
+        base = self.fused.alignment.base_rows(name, start, stop)
         return reset(
             fused, base, selected, axis=module.axis, target=self.config.reset_target, strength=self.config.strength
         )
 
     def items(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Every repaired tensor with its name, one at a time."""
-        for name, entry in self.alignment.sft.entries.items():
+        for name, entry in self.fused.alignment.sft.entries.items():
             yield name, self.rows(name, 0, entry.shape[0] if entry.shape else 0)

@@ -32,8 +32,8 @@ class Report:
     """Weight of the SFT checkpoint in the fusion."""
     rho: float
     """Share of neurons kept per target token."""
-    reset: str
-    """How the reset set was chosen: attribution, random, none."""
+    steps: list[str]
+    """What was done: fusions, then the reset, named by what its neurons were chosen by."""
     num_neurons: int
     """Neurons of the model; 0 where the reset was not asked for."""
     num_reset: int

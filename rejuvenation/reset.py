@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from rejuvenation.fusion import lerp
+from rejuvenation.fused import lerp
 
 
 def reset(

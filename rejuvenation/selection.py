@@ -60,9 +60,3 @@ def union(votes: torch.Tensor, cap: float | None) -> torch.Tensor:
     count = max(1, math.floor(cap * len(votes)))
     order = torch.sort(votes, descending=True, stable=True).indices[:count]
     return torch.zeros_like(chosen).scatter_(0, order, True)
-
-
-def random_neurons(total: int, count: int, seed: int) -> torch.Tensor:
-    """[total] bool with `count` neurons drawn at random: the control of equal size."""
-    order = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:count]
-    return torch.zeros(total, dtype=torch.bool).scatter_(0, order, True)

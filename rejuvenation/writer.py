@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 import xxhash
 
-from rejuvenation.blocks import Block, blocks_of, in_order, workers
+from rejuvenation.blocks import BLOCK_BYTES, Block, blocks_of, in_order, workers
 from rejuvenation.checkpoint import CheckpointReader
 from rejuvenation.directories import INDEX_FILE
 
@@ -37,8 +37,9 @@ COMPANIONS = (
 )
 """What comes along from the SFT checkpoint beside its weights (names or patterns)."""
 
-Rows = Callable[[Block], torch.Tensor]
-"""The values of a block, in the dtype they are written in; called from several threads."""
+Rows = Callable[[Block, torch.Tensor], torch.Tensor]
+"""The values of a block, in the dtype they are written in; called from several threads. They may be put into the tensor
+given, which is like the block."""
 
 
 @contextmanager
@@ -91,23 +92,58 @@ def write_checkpoint(directory: Path, like: CheckpointReader, rows: Rows) -> dic
         shutil.copyfile(like.directory / INDEX_FILE, directory / INDEX_FILE)
     hashes = {}
 
-    def data_of(block: Block) -> memoryview:
-        values = rows(block)
-        assert values.dtype == like.entries[block.name].dtype, (block.name, values.dtype)
-        return memoryview(values.contiguous().reshape(-1).view(torch.uint8).numpy())
-
-    with workers() as pool:
-        for shard in like.shards:
-            digest = xxhash.xxh3_64(shard.header)
-            with (directory / shard.file).open("wb") as file:
-                file.write(shard.header)
-                for data in in_order(pool, data_of, blocks_of(shard.entries)):
-                    digest.update(data)
-                    file.write(data)
-            hashes[shard.file] = digest.hexdigest()
-            expected = (like.directory / shard.file).stat().st_size
-            assert (directory / shard.file).stat().st_size == expected, shard.file
+    for shard in like.shards:
+        digest = xxhash.xxh3_64(shard.header)
+        with (directory / shard.file).open("wb", buffering=0) as file, workers() as pool:
+            file.write(shard.header)
+            write = BlockWriter(file.fileno(), len(shard.header), like, rows)
+            for data, buffer in in_order(pool, write, blocks_of(shard.entries)):
+                digest.update(data)
+                write.free.append(buffer)
+        hashes[shard.file] = digest.hexdigest()
+        expected = (like.directory / shard.file).stat().st_size
+        assert (directory / shard.file).stat().st_size == expected, shard.file
     return hashes
+
+
+class BlockWriter:
+    """Computes and writes blocks of one file, from several threads; gives back the bytes and the buffer they lie in.
+
+    Args:
+        descriptor: of the file.
+        begin: where its tensors begin.
+        like: the SFT checkpoint.
+        rows: gives the values.
+    """
+
+    def __init__(self, descriptor: int, begin: int, like: CheckpointReader, rows: Rows) -> None:
+        self.descriptor, self.begin, self.like, self.rows = descriptor, begin, like, rows
+        self.free: list[torch.Tensor] = []
+        """Buffers to use again."""
+
+    def __call__(self, block: Block) -> tuple[memoryview, torch.Tensor]:
+        """Write one block where it belongs."""
+        entry = self.like.entries[block.name]
+        shape = (block.stop - block.start, *entry.shape[1:]) if entry.shape else ()
+        size = torch.Size(shape).numel() * entry.dtype.itemsize
+        buffer = self._buffer(size)
+        values = self.rows(block, buffer[:size].view(entry.dtype).view(shape))
+        assert values.dtype == entry.dtype, (block.name, values.dtype)
+        data = memoryview(values.contiguous().reshape(-1).view(torch.uint8).numpy())
+        offset = self.begin + entry.offset + block.start * (size // max(1, block.stop - block.start))
+        left = data
+        while left:  # a full disk may take a part before it refuses the rest
+            written = os.pwrite(self.descriptor, left, offset)
+            left, offset = left[written:], offset + written
+        return data, buffer
+
+    def _buffer(self, size: int) -> torch.Tensor:
+        """A buffer of at least `size` bytes."""
+        try:
+            buffer = self.free.pop()
+        except IndexError:
+            buffer = torch.empty(0, dtype=torch.uint8)
+        return buffer if len(buffer) >= size else torch.empty(max(size, BLOCK_BYTES), dtype=torch.uint8)
 
 
 def copy_companions(source: Path, target: Path) -> None:

@@ -74,7 +74,7 @@ ERRORS = {
     "doubled evaluation set": (["evaluation.sets=[{{name: a}},{{name: a}}]"], "evaluation.sets", "distinct", "['a', 'a']", "Rename"),
     "typo in a relative path": (["model.sft=examples/sft_ovr"], "model.sft", "must be an existing directory", "'examples/sft_ovr'", "Hugging Face"),
     "missing calibration": (["rejuvenation.calibration={dir}/no.jsonl"], "rejuvenation.calibration", "must be an existing JSONL file", "/no.jsonl'", "Check the path"),
-    "reset of another architecture": (["model.base={dir}/gemma", "model.sft={dir}/gemma"], "rejuvenation.reset", "must be none", "['Gemma2ForCausalLM']", "fusion works"),
+    "reset of another architecture": (["model.base={dir}/gemma", "model.sft={dir}/gemma"], "rejuvenation.steps", "must hold no reset", "['Gemma2ForCausalLM']", "fusion works"),
     "no text-only shape": (["model.base={dir}/vision", "model.sft={dir}/vision"], "model.base", "must state hidden_size", "['VisionModel']", "decoder"),
     "no such device": (["rejuvenation.device=gpu"], "rejuvenation.device", "must be auto, cpu, cuda or cuda:N", "'gpu'", "auto"),
     "greedy training": (["rollout.temperature=0"], "rollout.temperature", "must be > 0", "0", "above 0"),

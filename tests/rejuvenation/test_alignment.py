@@ -15,7 +15,7 @@ from rejuvenation.alignment import Alignment
 from rejuvenation.checkpoint import CheckpointReader
 from tests.rejuvenation.tiny import moved, qwen2, save, token_pairs
 
-FUSION = RejuvenationConfig(reset="none")
+FUSION = RejuvenationConfig(steps=["fusion.linear"])
 EMBEDDING = "model.embed_tokens.weight"
 
 

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from rejuvenation.attribution import Attribution, Attributor, target_tokens
 from rejuvenation.checkpoint import CheckpointReader
 from rejuvenation.neurons import KINDS, NeuronTable
 from rejuvenation.pairs import TokenPair
+from rejuvenation.scoring import NeuronScorer, Scores, target_tokens
 from tests.rejuvenation.reference import Reference, Scaling, head_dim_of
 from tests.rejuvenation.tiny import KINDS_OF_MODEL, save, tiny, token_pairs
 
@@ -29,9 +29,9 @@ def table(model: torch.nn.Module, tmp_path_factory: pytest.TempPathFactory) -> N
     return NeuronTable.of(CheckpointReader(save(model, tmp_path_factory.mktemp("table"))))
 
 
-def score(model: torch.nn.Module, table: NeuronTable, pair: TokenPair = PAIR, **settings: bool) -> Attribution:
-    with Attributor(model, table, **settings) as attributor:
-        return attributor.scores(pair, TARGETS)
+def score(model: torch.nn.Module, table: NeuronTable, pair: TokenPair = PAIR, **settings: bool) -> Scores:
+    with NeuronScorer(model, table, **settings) as scorer:
+        return scorer.scores(pair, TARGETS)
 
 
 def of(table: NeuronTable, scores: torch.Tensor, layer: int, kind: str) -> torch.Tensor:
@@ -202,8 +202,8 @@ def test_later_tokens_never_change_scores(model: torch.nn.Module, table: NeuronT
 
 def test_targets_scored_together_equal_targets_scored_alone(model: torch.nn.Module, table: NeuronTable) -> None:
     together = score(model, table)
-    with Attributor(model, table) as attributor:
-        alone = torch.cat([attributor.scores(PAIR, [target]).scores for target in TARGETS])
+    with NeuronScorer(model, table) as scorer:
+        alone = torch.cat([scorer.scores(PAIR, [target]).scores for target in TARGETS])
     torch.testing.assert_close(together.scores, alone, rtol=1e-4, atol=1e-5)
 
 

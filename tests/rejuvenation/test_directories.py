@@ -49,7 +49,7 @@ def test_full_disk_is_refused_with_numbers(tmp_path: Path, monkeypatch: pytest.M
     paths = save(base, tmp_path / "base"), save(sft, tmp_path / "sft", shards=shards)
     needed = sum(path.stat().st_size for path in (tmp_path / "sft").glob("*.safetensors"))
     assert weight_bytes(tmp_path / "sft", "sft") == needed
-    config = RejuvenationConfig(reset="none")
+    config = RejuvenationConfig(steps=["fusion.linear"])
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**9, 0, needed - 1))
     with pytest.raises(ConfigError, match=f"{needed:,} bytes are needed, {needed - 1:,} are free"):
         transform(*paths, tmp_path / "out" / "of" / "it", config, [], seed=0)

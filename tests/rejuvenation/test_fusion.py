@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from rejuvenation.blocks import row_blocks
 from rejuvenation.checkpoint import TensorEntry
-from rejuvenation.fusion import lerp
+from rejuvenation.fused import lerp
 
 REAL = [torch.float32, torch.bfloat16, torch.float16]
 MANTISSA_BITS = {torch.float32: 23, torch.bfloat16: 7, torch.float16: 10}
@@ -138,5 +138,5 @@ def test_blocks_of_a_large_tensor_are_1_mib_at_most() -> None:
 def test_integers_that_differ_are_refused() -> None:
     values = torch.tensor([1, 2])
     assert torch.equal(lerp(values, values.clone(), 0.5), values)
-    with pytest.raises(ValueError, match="cannot be interpolated"):
+    with pytest.raises(ValueError, match="cannot be fused"):
         lerp(values, values + 1, 0.5)

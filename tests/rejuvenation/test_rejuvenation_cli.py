@@ -76,7 +76,7 @@ def test_model_that_cannot_fit_is_refused_before_it_is_loaded(tmp_path: Path, mo
     monkeypatch.setattr(needs, "available_bytes", lambda: 1000)
     with pytest.raises(ConfigError, match=r"room for one model in float32: .* kB; 1 kB are free"):
         transform(base, sft, tmp_path / "out", RejuvenationConfig(), token_pairs(2), seed=0)
-    transform(base, sft, tmp_path / "out", RejuvenationConfig(reset="none"), seed=0)
+    transform(base, sft, tmp_path / "out", RejuvenationConfig(steps=["fusion.linear"]), seed=0)
 
 
 def test_library_loads_the_calibration_file_that_its_config_names(tmp_path: Path, tokenizer_dir: Path) -> None:
@@ -104,7 +104,7 @@ def test_what_the_machine_refuses_is_one_paragraph_and_exit_code_1(
     sft_dir = save(qwen2(1), tmp_path / "sft")
     monkeypatch.setattr(pipeline, "transform", full)
     places = ("--base", base_dir, "--sft", sft_dir, "--out", tmp_path / "out")
-    monkeypatch.setattr(sys, "argv", ["rejuvenation", "transform", *map(str, places), "--reset", "none"])
+    monkeypatch.setattr(sys, "argv", ["rejuvenation", "transform", *map(str, places), "--steps", "fusion.linear"])
     capsys.readouterr()  # what saving said
     with pytest.raises(SystemExit) as stopped:
         cli.main()
@@ -115,9 +115,15 @@ def test_what_the_machine_refuses_is_one_paragraph_and_exit_code_1(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        ((), ["--calibration", "--reset none"]),
+        ((), ["--calibration", "--steps fusion.linear"]),
         (("--alpha", "1.5"), ["rejuvenation.alpha", "[0.0, 1.0]", "1.5"]),
-        (("--reset", "none"), ["base must be a checkpoint directory", "nowhere"]),
+        (("--steps", "fusion.linear"), ["base must be a checkpoint directory", "nowhere"]),
+        (("--steps", "fusion.liner"), ["rejuvenation.steps", "Did you mean fusion.linear?"]),
+        (("--steps", "reset.drift,fusion.linear"), ["rejuvenation.steps", "fusions first", "as the last"]),
+        (("--fusion", "densty=0.3"), ["rejuvenation.fusion.densty", "Did you mean rejuvenation.fusion.density?"]),
+        (("--fusion", "density=2"), ["rejuvenation.fusion.density", "[0.0, 1.0]", "2.0"]),
+        (("--fusion", "density=much"), ["rejuvenation.fusion.density", "float", "much"]),
+        (("--fusion", "group_alpha={hands: 1}"), ["rejuvenation.fusion.group_alpha", "hands", "norms"]),
         (("--calibration", "nowhere.jsonl"), ["calibration must be an existing JSONL file", "nowhere.jsonl"]),
     ],
 )

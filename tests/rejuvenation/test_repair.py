@@ -9,7 +9,7 @@ from configs.rejuvenation import RejuvenationConfig
 from rejuvenation import blocks, transform, writer
 from rejuvenation.alignment import Alignment
 from rejuvenation.checkpoint import CheckpointReader
-from rejuvenation.fusion import lerp
+from rejuvenation.fused import Fused, lerp
 from rejuvenation.neurons import KINDS, NeuronTable
 from rejuvenation.repair import Repair
 from rejuvenation.reset import reset
@@ -40,7 +40,8 @@ def repaired(base: Path, sft: Path, selected: torch.Tensor | None = None, **sett
     table = NeuronTable.of(alignment.sft)
     if selected is None:
         selected = torch.ones(table.total, dtype=torch.bool)
-    return Repair(alignment, RejuvenationConfig(**settings), table, selected)
+    config = RejuvenationConfig(**settings)
+    return Repair(Fused(alignment, config), config, table, selected)
 
 
 @pytest.mark.parametrize(("architecture", "tied"), KINDS_OF_MODEL)
@@ -97,7 +98,7 @@ def test_one_neuron_is_a_row_with_its_bias_or_a_column(tmp_path: Path) -> None:
     base_dir, sft_dir = pair_of(tmp_path, tied=True, dtype=torch.float32)
     alignment = Alignment(CheckpointReader(base_dir), CheckpointReader(sft_dir))
     table = NeuronTable.of(alignment.sft)
-    fused = dict(Repair(alignment, RejuvenationConfig()).items())
+    fused = dict(Fused(alignment, RejuvenationConfig()).items())
     for kind in KINDS:
         module = next(module for module in table.modules if (module.layer, module.kind) == (1, kind))
         selected = torch.zeros(table.total, dtype=torch.bool)
@@ -122,12 +123,12 @@ def test_blocks_of_rows_give_the_bytes_of_the_whole(tmp_path: Path, monkeypatch:
     for path in (whole, cut):
         path.mkdir()
 
-    def rows(block: blocks.Block) -> torch.Tensor:
-        return repair.rows(*block)
+    def rows(block: blocks.Block, out: torch.Tensor) -> torch.Tensor:
+        return repair.rows(*block, out=out)
 
-    first = writer.write_checkpoint(whole, repair.alignment.sft, rows)
+    first = writer.write_checkpoint(whole, repair.fused.alignment.sft, rows)
     monkeypatch.setattr(blocks, "BLOCK_BYTES", 700)  # five rows of 32 float32
-    assert writer.write_checkpoint(cut, repair.alignment.sft, rows) == first
+    assert writer.write_checkpoint(cut, repair.fused.alignment.sft, rows) == first
     assert (cut / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
     loaded = CheckpointReader(cut)
     assert all(same_bytes(loaded.tensor(name), tensor) for name, tensor in repair.items())

@@ -9,7 +9,7 @@ import torch
 from transformers import GraniteConfig, GraniteForCausalLM
 
 from configs.rejuvenation import RejuvenationConfig
-from rejuvenation import memory, pipeline, scored_model, transform
+from rejuvenation import memory, pipeline, reset_set, scored_model, transform
 from rejuvenation.alignment import Alignment
 from rejuvenation.checkpoint import CheckpointReader
 from rejuvenation.neurons import NeuronTable
@@ -42,7 +42,7 @@ def test_checkpoint_that_gives_nan_is_named(tmp_path: Path, where: str) -> None:
     models[where].model.norm.weight[0] = float("nan")
     paths = [save(model, tmp_path / name) for name, model in models.items()]
     with pytest.raises(ValueError, match=f"the {where} checkpoint gives no finite entropy"):
-        transform(*paths, tmp_path / "out", RejuvenationConfig(reset="none"), PAIRS, seed=0)
+        transform(*paths, tmp_path / "out", RejuvenationConfig(steps=["fusion.linear"]), PAIRS, seed=0)
     assert not (tmp_path / "out").exists()
 
 
@@ -138,14 +138,14 @@ def test_votes_are_summed_as_they_come(tmp_path: Path, monkeypatch: pytest.Monke
     """No pair's votes, one number per neuron of the model, outlive its turn."""
     base, sft = save(qwen2(0), tmp_path / "base"), save(moved(qwen2(0), 1), tmp_path / "sft")
     kept: list[object] = []
-    plain = pipeline.map_deterministically
+    plain = reset_set.map_deterministically
 
     def keeping(*args: object, **kwargs: object) -> list[object]:
         results = plain(*args, **kwargs)
         kept.extend(results)
         return results
 
-    monkeypatch.setattr(pipeline, "map_deterministically", keeping)
+    monkeypatch.setattr(reset_set, "map_deterministically", keeping)
     transform(base, sft, tmp_path / "out", RejuvenationConfig(), PAIRS, seed=0)
     assert len(kept) == len(PAIRS)
     assert all(isinstance(result, float) for result in kept)

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from rejuvenation.criteria.weights import random_neurons
 from rejuvenation.neurons import Module, NeuronTable
-from rejuvenation.selection import random_neurons, scopes, top_neurons, union
+from rejuvenation.selection import scopes, top_neurons, union
 
 ALL = [slice(0, 10)]
 

@@ -28,7 +28,7 @@ watcher = threading.Thread(target=watch)
 watcher.start()
 from configs.rejuvenation import RejuvenationConfig
 from rejuvenation import transform
-transform(*sys.argv[1:4], RejuvenationConfig(reset="none"), seed=0)
+transform(*sys.argv[1:4], RejuvenationConfig(steps=["fusion.linear"]), seed=0)
 over.set()
 watcher.join()
 print(peak[0])

@@ -11,12 +11,13 @@ from configs.errors import ConfigError
 from configs.rejuvenation import RejuvenationConfig
 from rejuvenation import Report, TokenPair, diagnose, transform
 from rejuvenation.alignment import Alignment
-from rejuvenation.attribution import Attributor, target_tokens
 from rejuvenation.checkpoint import CheckpointReader
+from rejuvenation.fused import Fused
 from rejuvenation.neurons import KINDS, NeuronTable
-from rejuvenation.pipeline import reset_set
 from rejuvenation.repair import Repair
+from rejuvenation.reset_set import Evidence, reset_set
 from rejuvenation.scored_model import entropies, map_deterministically, put_weights
+from rejuvenation.scoring import NeuronScorer, target_tokens
 from tests.rejuvenation.tiny import KINDS_OF_MODEL, moved, qwen2, save, tiny, token_pairs
 
 PAIRS = token_pairs(6)
@@ -52,7 +53,7 @@ def changed_neurons(
 @pytest.mark.parametrize(("architecture", "tied"), KINDS_OF_MODEL)
 def test_reset_neurons_are_base_and_all_else_is_fused(tmp_path: Path, architecture: str, tied: bool) -> None:
     base, sft = stored(tmp_path, architecture, tied=tied)
-    fusion = transform(base, sft, tmp_path / "fused", RejuvenationConfig(reset="none"), [], seed=0)
+    fusion = transform(base, sft, tmp_path / "fused", RejuvenationConfig(steps=["fusion.linear"]), [], seed=0)
     report = transform(base, sft, tmp_path / "out", RejuvenationConfig(**SETTINGS), PAIRS, seed=0)
     table = NeuronTable.of(CheckpointReader(sft))
     fused, out, anchor = weights(tmp_path / "fused"), weights(tmp_path / "out"), weights(base)
@@ -80,7 +81,7 @@ def test_reset_neurons_are_base_and_all_else_is_fused(tmp_path: Path, architectu
 def test_entropies_in_the_report_are_those_of_the_four_checkpoints(tmp_path: Path) -> None:
     base, sft = stored(tmp_path)
     config = RejuvenationConfig(**SETTINGS)
-    transform(base, sft, tmp_path / "fused", RejuvenationConfig(reset="none"), [], seed=0)
+    transform(base, sft, tmp_path / "fused", RejuvenationConfig(steps=["fusion.linear"]), [], seed=0)
     report = transform(base, sft, tmp_path / "out", config, PAIRS, seed=0)
     measured = {}
     for name, path in [("base", base), ("sft", sft), ("fused", tmp_path / "fused"), ("rejuvenated", tmp_path / "out")]:
@@ -130,7 +131,7 @@ def test_planted_unit_is_found_and_its_reset_lowers_the_logit_as_scored(
     transform(base_dir, sft_dir, tmp_path / "out", config, [pair], seed=0)
     table = NeuronTable.of(CheckpointReader(sft_dir))
     down = next(module for module in table.modules if (module.layer, module.kind) == (2, "down"))
-    with Attributor(sft, table) as attributor:
+    with NeuronScorer(sft, table) as attributor:
         scores = attributor.scores(pair, [0]).scores[0]
     every_down = torch.cat([scores[module.neurons] for module in table.modules if module.kind == "down"])
     assert every_down.argmax() == 2 * 48 + unit
@@ -144,7 +145,7 @@ def test_planted_unit_is_found_and_its_reset_lowers_the_logit_as_scored(
     put_weights(sft, alignment.sft.items())
     sft(input_ids=torch.tensor([pair.prompt_ids]))
     full, a = kept["stream"].double(), kept["activation"][unit].double()
-    put_weights(sft, Repair(alignment, config, table, selected).items())
+    put_weights(sft, Repair(Fused(alignment, config), config, table, selected).items())
     sft(input_ids=torch.tensor([pair.prompt_ids]))
     direction = torch.rsqrt(full.pow(2).mean() + sft.config.rms_norm_eps) * along.double()
     fall = (full - kept["stream"].double()) @ direction
@@ -194,13 +195,14 @@ def scored(tmp_path_factory: pytest.TempPathFactory) -> tuple:
     models = [AutoModelForCausalLM.from_pretrained(d, attn_implementation="eager") for d in (base, sft)]
     pairs = zip(*(entropies(model, PAIRS) for model in models), strict=True)
     targets = [target_tokens(after - before, 3) for before, after in pairs]
-    return models[1].requires_grad_(False), table, targets
+    return models[1].requires_grad_(False), table, targets, Alignment(CheckpointReader(base), CheckpointReader(sft))
 
 
 def chosen(scored: tuple, count: int = 6, **settings: object) -> torch.Tensor:
-    model, table, targets = scored
+    model, table, targets, alignment = scored
     config = RejuvenationConfig(**{**SETTINGS, **settings})
-    return reset_set(model, table, config, PAIRS[:count], targets[:count], seed=0)[0]
+    evidence = Evidence(model, table, config, alignment, PAIRS[:count], targets[:count])
+    return reset_set(config, table, alignment, evidence, seed=0)[0]
 
 
 def test_union_only_grows_with_rho_and_pairs(scored: tuple) -> None:
@@ -225,7 +227,7 @@ def test_settings_change_the_reset_set(scored: tuple) -> None:
 
 
 def test_random_reset_is_another_set_of_equal_size(scored: tuple) -> None:
-    default, drawn = chosen(scored), chosen(scored, reset="random")
+    default, drawn = chosen(scored), chosen(scored, steps=["fusion.linear", "reset.random"])
     assert drawn.sum() == default.sum()
     assert not torch.equal(drawn, default)
 
@@ -236,7 +238,9 @@ def test_neurons_are_scored_on_the_sft_checkpoint_whatever_alpha(tmp_path: Path,
     for alpha in (0.1, 0.5):
         config = RejuvenationConfig(**SETTINGS, alpha=alpha)
         transform(base, sft, tmp_path / f"{alpha}", config, PAIRS, seed=0)
-        transform(base, sft, tmp_path / f"fused {alpha}", RejuvenationConfig(alpha=alpha, reset="none"), [], seed=0)
+        transform(
+            base, sft, tmp_path / f"fused {alpha}", RejuvenationConfig(alpha=alpha, steps=["fusion.linear"]), [], seed=0
+        )
         fused, out = weights(tmp_path / f"fused {alpha}"), weights(tmp_path / f"{alpha}")
         assert torch.equal(changed_neurons(scored[1], fused, out), expected)
 
@@ -287,9 +291,9 @@ def test_other_architectures_are_refused_for_the_reset_but_fuse(tmp_path: Path, 
     arguments = (tmp_path / "base", tmp_path / "sft", tmp_path / "out")
     with pytest.raises(ConfigError, match=rf"{type(model).__name__}.*Fusion alone works") as caught:
         transform(*arguments, RejuvenationConfig(), PAIRS, seed=0)
-    assert caught.value.field == "rejuvenation.reset"
+    assert caught.value.field == "rejuvenation.steps"
     assert not (tmp_path / "out").exists()
-    report = transform(*arguments, RejuvenationConfig(reset="none"), PAIRS, seed=0)
+    report = transform(*arguments, RejuvenationConfig(steps=["fusion.linear"]), PAIRS, seed=0)
     if config is MixtralConfig:  # whose experts are stacked in memory
         assert any("entropies were not measured" in note for note in report.notes)
     else:

@@ -1,4 +1,4 @@
-"""How much each neuron of the SFT checkpoint adds to the logit of the gold token (arXiv 2606.09932, Eq. 2 and 3).
+"""Scores of all neurons of the SFT checkpoint at target tokens, by any criterion (arXiv 2606.09932, Eq. 2 and 3).
 
 Notation: t is a position, y = token[t + 1] the gold token it predicts, h(t) the residual stream before the final norm,
 d = s_rms(t) * (gamma * W_U[y]) the direction in which h(t) moves y's logit while the norm's scale stays frozen.
@@ -17,12 +17,15 @@ from typing import Any
 
 import torch
 
-from rejuvenation.neurons import KINDS, WRITERS, NeuronTable
+from rejuvenation.alignment import Alignment
+from rejuvenation.criteria.attribution import Attribution
+from rejuvenation.criteria.criterion import Criterion, ModuleView
+from rejuvenation.neurons import KINDS, WRITERS, Module, NeuronTable
 from rejuvenation.pairs import TokenPair
 
 
 @dataclass(frozen=True, slots=True)
-class Attribution:
+class Scores:
     """Scores of all neurons at the target tokens of one pair, on the CPU."""
 
     scores: torch.Tensor
@@ -30,7 +33,7 @@ class Attribution:
     logits: torch.Tensor
     """[N] the model's logit z of each gold token."""
     reconstructed: torch.Tensor
-    """[N] z~ of Eq. 2; differs from z by rounding only."""
+    """[N] z~ of Eq. 2, which differs from z by rounding only."""
 
 
 def target_tokens(gap: torch.Tensor, count: int) -> list[int]:
@@ -44,24 +47,36 @@ def target_tokens(gap: torch.Tensor, count: int) -> list[int]:
     return sorted(order.tolist())
 
 
-class Attributor:
+class NeuronScorer:
     """Scores the neurons of one model; a context manager that holds hooks on it.
 
     Args:
         model: of one of `configs.checkpoint.EXACT_ARCHITECTURES`, frozen, with eager attention.
         table: its neurons.
+        criterion: what is scored; the paper's attribution by default.
+        alignment: reads the base checkpoint, for criteria that look at it.
         frozen_norm: whether the gradients of q, k, v, gate, up take the final norm's scale as a constant. The exact
             scores of o and down always do.
     """
 
-    def __init__(self, model: Any, table: NeuronTable, *, frozen_norm: bool = True) -> None:
+    def __init__(
+        self,
+        model: Any,
+        table: NeuronTable,
+        criterion: Criterion | None = None,
+        alignment: Alignment | None = None,
+        *,
+        frozen_norm: bool = True,
+    ) -> None:
         self.model = model
         self.table = table
+        self.criterion = criterion or Attribution()
+        self.alignment = alignment
         self.frozen_norm = frozen_norm
         self._record = threading.local()  # pairs are scored by several threads at once
         self._hooks: list[Any] = []
 
-    def __enter__(self) -> Attributor:
+    def __enter__(self) -> NeuronScorer:
         decoder = self.model.model
         residual = [*decoder.layers, decoder.norm]
         for layer, module in enumerate(residual):
@@ -70,7 +85,7 @@ class Attributor:
             for kind, path in KINDS.items():
                 module = block.get_submodule(path)
                 self._hooks.append(module.register_forward_hook(self._save_output(kind, layer)))
-                if kind in WRITERS:
+                if kind in WRITERS or self.criterion.needs_inputs:
                     save = self._save_input(f"{kind} input", layer)
                     self._hooks.append(module.register_forward_pre_hook(save, with_kwargs=True))
         return self
@@ -92,7 +107,7 @@ class Attributor:
 
         return hook
 
-    def scores(self, pair: TokenPair, targets: Sequence[int]) -> Attribution:
+    def scores(self, pair: TokenPair, targets: Sequence[int]) -> Scores:
         """Score every neuron at some tokens of a response.
 
         Args:
@@ -112,43 +127,67 @@ class Attributor:
             embeddings = self.model.get_input_embeddings()(token_ids).detach().requires_grad_(True)
             last = self.model.model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
         with torch.no_grad():
-            logits = self.model.lm_head(last[0, positions]).gather(1, gold[:, None])[:, 0]
-            attribution = self._score(positions, gold, logits)
+            logits = self.model.lm_head(last[0, positions])
+            found = self._score(positions, gold, logits.to(torch.promote_types(logits.dtype, torch.float32)))
         self._record.tensors = {}
-        if not torch.isfinite(attribution.scores).all():
+        if not torch.isfinite(found.scores).all():
             raise RuntimeError("a neuron's score is not finite: the SFT checkpoint overflows on the calibration pairs")
-        return attribution
+        return found
 
-    def _score(self, positions: torch.Tensor, gold: torch.Tensor, logits: torch.Tensor) -> Attribution:
+    def _score(self, positions: torch.Tensor, gold: torch.Tensor, logits: torch.Tensor) -> Scores:
         tensors = self._record.tensors
-        wide = torch.promote_types(logits.dtype, torch.float32)
+        wide = logits.dtype
+        gold_logits = logits.gather(1, gold[:, None])[:, 0]
         final = tensors["residual", self.table.num_layers][0, positions].to(wide)
-        direction, scale = self._direction(final, gold)
-        reconstructed = (tensors["residual", 0][0, positions].to(wide) * direction).sum(1)
+        toward_gold, scale = self._direction(final, self.model.lm_head.weight[gold].to(wide))
+        reconstructed = (tensors["residual", 0][0, positions].to(wide) * toward_gold).sum(1)
         if self.model.lm_head.bias is not None:
             reconstructed += self.model.lm_head.bias[gold].to(wide)
+        readout = self.criterion.readout(logits)
+        direction = toward_gold
+        if readout is not None:
+            direction, _ = self._direction(final, readout @ self.model.lm_head.weight.to(wide))
         scores = torch.empty(len(gold), self.table.total, dtype=wide)
         above = direction if self.frozen_norm else through_norm(final, direction, scale)
         for layer in reversed(range(self.table.num_layers)):
             gradients = self._gradients(layer, positions, above)
             above = gradients["residual"]
             for module in (module for module in self.table.modules if module.layer == layer):
-                output = tensors[module.kind, layer][0].to(wide)
+                gradient = direction if module.kind in WRITERS else gradients[module.kind].to(wide)
+                view = self._view(module, positions, gradient, wide)
                 if module.kind in WRITERS:
-                    weight = self.model.get_submodule(module.path).weight.to(wide)
-                    activation = tensors[f"{module.kind} input", layer][0, positions].to(wide)
-                    score = activation * (direction @ weight)  # Eq. 3
-                    reconstructed += (output[positions] * direction).sum(1)
-                else:
-                    score = gradient_times_activation(module.kind, output, gradients[module.kind].to(wide), positions)
-                scores[:, module.neurons] = score.cpu()
-        return Attribution(scores, logits.to(wide).cpu(), reconstructed.cpu())
+                    reconstructed += (view.outputs[positions] * toward_gold).sum(1)
+                scores[:, module.neurons] = self.criterion.score(view).cpu()
+        return Scores(scores, gold_logits.cpu(), reconstructed.cpu())
 
-    def _direction(self, final: torch.Tensor, gold: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _view(self, module: Module, positions: torch.Tensor, gradients: torch.Tensor, wide: torch.dtype) -> ModuleView:
+        tensors = self._record.tensors
+        inputs = tensors.get((f"{module.kind} input", module.layer))
+
+        def base() -> tuple[torch.Tensor, torch.Tensor | None]:
+            assert self.alignment is not None, "the criterion looks at the base checkpoint"
+            names = [f"{module.path}.weight", f"{module.path}.bias"]
+            found = [
+                self.alignment.base_tensor(name).to(gradients.device, wide) if name in self.alignment.sft else None
+                for name in names
+            ]
+            assert found[0] is not None
+            return found[0], found[1]
+
+        return ModuleView(
+            module,
+            positions,
+            None if inputs is None else inputs[0].to(wide),
+            tensors[module.kind, module.layer][0].to(wide),
+            gradients,
+            self.model.get_submodule(module.path),
+            base,
+        )
+
+    def _direction(self, final: torch.Tensor, unembedding: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The direction d = s_rms * (gamma * W_U[y]) as [N, D], and s_rms as [N, 1]."""
         norm = self.model.model.norm
         scale = torch.rsqrt(final.pow(2).mean(1, keepdim=True) + norm.variance_epsilon)
-        unembedding = self.model.lm_head.weight[gold].to(final.dtype)
         return scale * (norm.weight.to(final.dtype) * unembedding), scale
 
     def _gradients(self, layer: int, positions: torch.Tensor, above: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -173,26 +212,6 @@ class Attributor:
         seeds = above[:, None].to(top.dtype)
         found = torch.autograd.grad(top, wanted, grad_outputs=seeds, is_grads_batched=True)
         return {name: gradient[:, 0] for name, gradient in zip(["residual", *kinds], found, strict=True)}
-
-
-def gradient_times_activation(
-    kind: str, output: torch.Tensor, gradient: torch.Tensor, positions: torch.Tensor
-) -> torch.Tensor:
-    """Gradient x activation of a module's output: at t for q, gate, up; summed over the prefix 0..t for k and v.
-
-    Args:
-        kind: the module.
-        output: [T, outputs] of the Linear, before rotary embedding.
-        gradient: [N, T, outputs] of the N logits.
-        positions: [N].
-
-    Returns:
-        [N, outputs].
-    """
-    if kind in ("k", "v"):
-        prefix = torch.arange(len(output), device=output.device) <= positions[:, None]
-        return torch.einsum("to,nto->no", output, gradient * prefix[:, :, None])
-    return output[positions] * gradient[torch.arange(len(positions)), positions]
 
 
 def through_norm(final: torch.Tensor, direction: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
