@@ -13,7 +13,7 @@ from configs.rejuvenation import RejuvenationConfig
 from rejuvenation import TokenPair, transform
 from rejuvenation.alignment import Alignment
 from rejuvenation.checkpoint import CheckpointReader
-from tests.rejuvenation.tiny import moved, qwen2, save, token_pairs
+from tests.rejuvenation.tiny import ARCHITECTURES, KINDS_OF_MODEL, moved, qwen2, save, tiny, token_pairs
 
 FUSION = RejuvenationConfig(steps=["fusion.linear"])
 EMBEDDING = "model.embed_tokens.weight"
@@ -34,9 +34,9 @@ def edit(directory: Path, **changes: torch.Tensor | None) -> Path:
     return directory
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_rows_of_added_tokens_stay_the_sfts(tmp_path: Path, tied: bool) -> None:
-    small, large = qwen2(0, tied=tied), qwen2(5, tied=tied, vocab_size=67)
+@pytest.mark.parametrize(("architecture", "tied"), KINDS_OF_MODEL)
+def test_rows_of_added_tokens_stay_the_sfts(tmp_path: Path, architecture: str, tied: bool) -> None:
+    small, large = tiny(architecture, 0, tied=tied), tiny(architecture, 5, tied=tied, vocab_size=67)
     base, sft = save(small, tmp_path / "base"), save(large, tmp_path / "sft")
     pairs = [TokenPair([1, 66], [65, 3, 64]), *token_pairs(2)]  # tokens that Base does not know
     report = transform(base, sft, tmp_path / "out", RejuvenationConfig(alpha=0.3, calibration_pairs=3), pairs, seed=0)
@@ -48,8 +48,9 @@ def test_rows_of_added_tokens_stay_the_sfts(tmp_path: Path, tied: bool) -> None:
         assert any(name in note and "6 rows" in note for note in report.notes)
 
 
-def test_surplus_rows_of_base_are_cut(tmp_path: Path) -> None:
-    large, small = qwen2(0, vocab_size=64), qwen2(5)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_surplus_rows_of_base_are_cut(tmp_path: Path, architecture: str) -> None:
+    large, small = tiny(architecture, 0, vocab_size=64), tiny(architecture, 5)
     report = transform(
         save(large, tmp_path / "base"), save(small, tmp_path / "sft"), tmp_path / "out", FUSION, token_pairs(1), seed=0
     )
@@ -59,8 +60,9 @@ def test_surplus_rows_of_base_are_cut(tmp_path: Path) -> None:
     assert any("3 surplus rows" in note for note in report.notes)
 
 
-def test_head_stored_by_the_sft_alone_is_fused_with_the_tied_embedding(tmp_path: Path) -> None:
-    tied, untied = qwen2(0, tied=True), qwen2(5, tied=False)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_head_stored_by_the_sft_alone_is_fused_with_the_tied_embedding(tmp_path: Path, architecture: str) -> None:
+    tied, untied = tiny(architecture, 0, tied=True), tiny(architecture, 5, tied=False)
     report = transform(
         save(tied, tmp_path / "base"), save(untied, tmp_path / "sft"), tmp_path / "out", FUSION, [], seed=0
     )
@@ -69,10 +71,11 @@ def test_head_stored_by_the_sft_alone_is_fused_with_the_tied_embedding(tmp_path:
     assert any("lm_head" in note for note in report.notes)
 
 
-def test_head_stored_by_the_base_alone_is_dropped_where_it_is_tied(tmp_path: Path) -> None:
-    base = save(qwen2(0), tmp_path / "base")
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_head_stored_by_the_base_alone_is_dropped_where_it_is_tied(tmp_path: Path, architecture: str) -> None:
+    base = save(tiny(architecture, 0), tmp_path / "base")
     edit(base, lm_head__weight=load_file(base / "model.safetensors")[EMBEDDING].clone())
-    alignment = align(base, save(qwen2(5), tmp_path / "sft"))
+    alignment = align(base, save(tiny(architecture, 5), tmp_path / "sft"))
     assert "lm_head.weight" not in dict(alignment.base_items())
     assert any("lm_head" in note for note in alignment.notes)
 
@@ -84,8 +87,9 @@ def test_head_of_an_untied_base_is_not_dropped_silently(tmp_path: Path) -> None:
         align(save(qwen2(0, tied=False), tmp_path / "base"), save(qwen2(5), tmp_path / "sft"))
 
 
-def test_rotary_buffers_may_be_in_either(tmp_path: Path) -> None:
-    base, sft = save(qwen2(0), tmp_path / "base"), save(qwen2(5), tmp_path / "sft")
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_rotary_buffers_may_be_in_either(tmp_path: Path, architecture: str) -> None:
+    base, sft = save(tiny(architecture, 0), tmp_path / "base"), save(tiny(architecture, 5), tmp_path / "sft")
     edit(base, model__layers__0__self_attn__rotary_emb__inv_freq=torch.ones(4))
     edit(sft, model__layers__1__self_attn__rotary_emb__inv_freq=torch.full((4,), 3.0))
     report = transform(base, sft, tmp_path / "out", FUSION, [], seed=0)
@@ -97,11 +101,12 @@ def test_rotary_buffers_may_be_in_either(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["base", "sft"])
-def test_missing_tensor_is_named(tmp_path: Path, where: str) -> None:
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_missing_tensor_is_named(tmp_path: Path, architecture: str, where: str) -> None:
     for name in ("base", "sft"):
-        save(qwen2(0), tmp_path / name)
-    edit(tmp_path / where, model__layers__1__self_attn__q_proj__bias=None)
-    with pytest.raises(ConfigError, match=r"must hold tensor model\.layers\.1\.self_attn\.q_proj\.bias") as caught:
+        save(tiny(architecture, 0), tmp_path / name)
+    edit(tmp_path / where, model__layers__1__self_attn__q_proj__weight=None)
+    with pytest.raises(ConfigError, match=r"must hold tensor model\.layers\.1\.self_attn\.q_proj\.weight") as caught:
         align(tmp_path / "base", tmp_path / "sft")
     assert caught.value.field == where
     assert str(tmp_path / "base") in caught.value.fix

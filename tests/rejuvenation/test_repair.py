@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -74,6 +75,29 @@ def test_dtype_is_that_of_the_sft_checkpoint_tensor_by_tensor(tmp_path: Path) ->
     name = "model.layers.1.mlp.up_proj.weight"
     expected = (0.5 * source.tensor(name).float() + 0.5 * base.state_dict()[name]).bfloat16()
     assert torch.equal(out.tensor(name), expected)
+
+
+@pytest.mark.parametrize(("architecture", "tied"), KINDS_OF_MODEL)
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shards", [True, False])
+def test_every_tensor_is_one_rounding_of_the_float32_lerp(
+    tmp_path: Path, architecture: str, tied: bool, dtype: torch.dtype, shards: bool
+) -> None:
+    """Check 3 on whole checkpoints, in numpy; and mergekit's formula, which divides by the sum of the weights."""
+    base, sft = pair_of(tmp_path, architecture, tied=tied, dtype=dtype, shards=shards)
+    transform(base, sft, tmp_path / "out", RejuvenationConfig(alpha=0.4, steps=["fusion.linear"]), [], seed=0)
+    readers = [CheckpointReader(path) for path in (base, sft, tmp_path / "out")]
+    for name in readers[0].entries:
+        stored, other, out = (reader.tensor(name) for reader in readers)
+        terms = np.float32(0.4) * other.float().numpy(), np.float32(0.6) * stored.float().numpy()
+        same = stored.float().numpy() == other.float().numpy()
+        expected = torch.from_numpy(np.where(same, other.float().numpy(), terms[0] + terms[1])).to(dtype)
+        assert torch.equal(out, expected), name
+        merged = torch.from_numpy((terms[0] + terms[1]) / (np.float32(0.4) + np.float32(0.6))).to(dtype)
+        largest = np.maximum(np.abs(terms[0]), np.abs(terms[1])) + np.finfo(np.float32).tiny
+        unit = torch.from_numpy(2.0 ** np.floor(np.log2(largest.astype(np.float64)))) * torch.finfo(dtype).eps
+        room = 2 * unit if dtype == torch.float32 else unit  # both round three times in float32
+        assert ((out.double() - merged.double()).abs() <= room).all(), name
 
 
 @pytest.mark.parametrize(("architecture", "tied"), KINDS_OF_MODEL)

@@ -154,9 +154,12 @@ def test_planted_unit_is_found_and_its_reset_lowers_the_logit_as_scored(
     assert expected > 0.5
 
 
-def test_result_depends_on_neither_order_nor_threads_nor_repetition(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("architecture", "tied"), KINDS_OF_MODEL)
+def test_result_depends_on_neither_order_nor_threads_nor_repetition(
+    tmp_path: Path, architecture: str, tied: bool
+) -> None:
     """Check 9, first part; the report agrees too, times apart."""
-    base, sft = stored(tmp_path)
+    base, sft = stored(tmp_path, architecture, tied=tied)
     config = RejuvenationConfig(**SETTINGS)
     reports = []
     threads = torch.get_num_threads()
@@ -188,9 +191,10 @@ def test_each_pair_is_scored_on_one_thread_whatever_torch_has() -> None:
         torch.set_num_threads(threads)
 
 
-@pytest.fixture(scope="module")
-def scored(tmp_path_factory: pytest.TempPathFactory) -> tuple:
-    base, sft = stored(tmp_path_factory.mktemp("scored"))
+@pytest.fixture(scope="module", params=KINDS_OF_MODEL, ids=lambda param: f"{param[0]}-{param[1]}")
+def scored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple:
+    architecture, tied = request.param
+    base, sft = stored(tmp_path_factory.mktemp("scored"), architecture, tied=tied)
     table = NeuronTable.of(CheckpointReader(sft))
     models = [AutoModelForCausalLM.from_pretrained(d, attn_implementation="eager") for d in (base, sft)]
     pairs = zip(*(entropies(model, PAIRS) for model in models), strict=True)
@@ -233,7 +237,7 @@ def test_random_reset_is_another_set_of_equal_size(scored: tuple) -> None:
 
 
 def test_neurons_are_scored_on_the_sft_checkpoint_whatever_alpha(tmp_path: Path, scored: tuple) -> None:
-    base, sft = stored(tmp_path)
+    base, sft = scored[3].base.directory, scored[3].sft.directory
     expected = chosen(scored)
     for alpha in (0.1, 0.5):
         config = RejuvenationConfig(**SETTINGS, alpha=alpha)
