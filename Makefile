@@ -21,7 +21,7 @@ export PYTHONUNBUFFERED := 1
 test test-slow: export OMP_NUM_THREADS := 1
 test test-slow: export MKL_NUM_THREADS := 1
 
-.PHONY: help setup demo test test-slow lint toy study-math study-tool bench bench-fusion lock clean $(PARTS) slow-tests
+.PHONY: help setup demo test test-slow lint toy study-math study-tool bench bench-fusion bench-retail lock clean $(PARTS) slow-tests
 
 help: ## say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -57,6 +57,9 @@ bench: setup ## throughput of rollout worker and learner against bare vLLM and b
 bench-fusion: setup ## seconds of fusing two 0.5B checkpoints against mergekit, and against cp and cat
 	@requirements/setup.sh mergekit
 	$(call module,benchmarks.fusion,--mergekit build/mergekit)
+
+bench-retail: setup ## milliseconds of resetting the retail service desk; ARGS=--path FOLDER: on tau-bench's data
+	$(call module,benchmarks.retail)
 
 # All parts run, so that one failure does not hide another; pytest is last and its summary closes the output.
 test: setup ## lint, format, types, import direction and the fast tests

@@ -16,6 +16,7 @@ from configs.errors import ConfigError
 REGISTRATIONS: dict[str, str] = {
     "rejuvenate/Arithmetic-v0": "envs.arithmetic:ArithmeticEnv",
     "rejuvenate/Lookup-v0": "envs.lookup:LookupEnv",
+    "rejuvenate/Retail-v0": "envs.retail.environment:RetailEnv",
 }
 """Gymnasium id -> `package.module:Class`."""
 

@@ -15,9 +15,10 @@ from envs.tools import argument_error, tools_of
 class ToolEnv(ConversationEnv):
     """A conversation in which the assistant may call tools.
 
-    Authors mark methods with `@tool` and override `sample_task`, `first_messages` and `finish`. Every call of a turn is
-    parsed, checked and executed in order; results and errors go back as tool messages. `info["metrics"]` counts
-    `tool_calls` and `tool_errors` (malformed calls, unknown tools, wrong arguments, tools that raised) of the step.
+    Authors mark methods with `@tool` and override `sample_task`, `first_messages` and `finish` (or `answer`, where a
+    turn without a call is not final). Every call of a turn is parsed, checked and executed in order; results and errors
+    go back as tool messages. `info["metrics"]` counts `tool_calls` and `tool_errors` (malformed calls, unknown tools,
+    wrong arguments, tools that raised) of the step.
 
     Args:
         tool_parser: form in which the model writes its calls, a name in `envs.tool_calls.PARSERS`.
@@ -44,11 +45,17 @@ class ToolEnv(ConversationEnv):
         """Return what the model is told about a failed call."""
         return f"Error: {error}"
 
+    def answer(self, text: str) -> Reply:
+        """Answer a turn that calls no tool: by default it is final. Override it where such turns go to a user."""
+        return Reply(reward=self.finish(text), terminated=True)
+
     def respond(self, text: str) -> Reply:
-        """Execute the turn's calls, or finish the episode where it has none."""
+        """Execute the turn's calls, or answer it where it has none."""
         calls = PARSERS[self.tool_parser](text)
         if not calls:
-            return Reply(reward=self.finish(text), terminated=True, metrics={"tool_calls": 0.0, "tool_errors": 0.0})
+            reply = self.answer(text)
+            reply.metrics = {"tool_calls": 0.0, "tool_errors": 0.0} | reply.metrics
+            return reply
         answers = [self._execute(call) for call in calls[: self.max_calls_per_turn]]
         if len(calls) > self.max_calls_per_turn:
             error = f"{len(calls)} calls in one turn, only the first {self.max_calls_per_turn} were executed"
@@ -60,24 +67,36 @@ class ToolEnv(ConversationEnv):
 
     def _execute(self, call: ToolCall) -> tuple[Message, bool]:
         """Check and execute one call; return its tool message and whether it failed."""
-        try:
-            error = call.error or self._call_error(call)
-            if error is None:
-                return self._message(call.name, _as_text(getattr(self, call.name)(**call.arguments))), False
-        except Exception as raised:  # the author's code on the model's arguments: it costs only its own call
-            error = _in_words(raised)
-        return self._message(call.name, self.describe_error(error)), True
-
-    def _call_error(self, call: ToolCall) -> str | None:
-        """Return what is wrong with a well-formed call: an unknown tool or its arguments."""
-        if call.name not in self._tools:
-            return f"unknown tool '{call.name[:50]}' (available: {', '.join(self._tools)})"
-        return argument_error(self._tools[call.name], call.arguments)
+        text, failed = (call.error, True) if call.error else execute(self, self._tools, call.name, call.arguments)
+        return self._message(call.name, self.describe_error(text) if failed else text), failed
 
     def _message(self, name: str, content: str) -> Message:
         """Return a tool message; no made-up name, and no half of a surrogate pair, which no tokenizer takes."""
         content = content.encode("utf-8", "replace").decode()
         return {"role": "tool", "name": name if name in self._tools else "unknown", "content": content}
+
+
+def execute(owner: object, tools: dict[str, dict[str, Any]], name: str, arguments: dict[str, Any]) -> tuple[str, bool]:
+    """Check and execute one call.
+
+    Args:
+        owner: the object whose methods the tools are.
+        tools: name -> schema of the tools it offers.
+        name: the tool that is called.
+        arguments: its arguments by name.
+
+    Returns:
+        The result as the model reads it and False, or what went wrong in words and True.
+    """
+    if name not in tools:
+        return f"unknown tool '{name[:50]}' (available: {', '.join(tools)})", True
+    try:
+        error = argument_error(tools[name], arguments)
+        if error is None:
+            return _as_text(getattr(owner, name)(**arguments)), False
+    except Exception as raised:  # the author's code on the model's arguments: it costs only its own call
+        error = _in_words(raised)
+    return error, True
 
 
 def _in_words(raised: Exception) -> str:

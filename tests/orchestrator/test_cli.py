@@ -201,6 +201,17 @@ def test_the_gpu_example_is_planned_as_it_ships(capsys, monkeypatch, tmp_path):
     assert "fits" in out
 
 
+def test_the_retail_example_is_planned_as_it_ships(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    arguments = ["configs/retail_qwen2_1.5b.yaml", "--cluster", "nodes=1,gpus=2,cpus=16"]
+    code, out, err = call(capsys, monkeypatch, "plan", *arguments)
+    assert (code, err) == (0, "")
+    assert "1,543,714,304" in out, "Qwen2.5-1.5B's parameters"
+    code, _, err = call(capsys, monkeypatch, "plan", *arguments, "environment.kwargs={path: ~/none}")
+    assert code == 2
+    assert "environment.kwargs.path must be a folder with users.json" in err
+
+
 def test_an_environment_beside_the_user_is_found(tmp_path):
     (tmp_path / "my_env.py").write_text(Path("examples/environments/next_letter.py").read_text())
     toy = Path("examples/toy/tool").resolve()

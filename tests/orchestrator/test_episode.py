@@ -2,9 +2,12 @@ import threading
 
 import pytest
 
+from envs.retail.environment import RetailEnv
 from orchestrator.episode import Episode, EpisodeJob, Sampling, SharedByGroup
 from policies.engine import Generation
+from policies.rendering import Renderer
 from tests.orchestrator.fakes import END, ChainEnv, FakeRenderer
+from tests.pico import make_tokenizer
 
 
 def make(env, max_model_len=100, max_tokens=8, shared=None):
@@ -169,3 +172,21 @@ def test_siblings_share_task_and_rendered_prompt():
 
 def test_sampling_seed_depends_on_the_job_and_the_turn_only():
     assert make(ChainEnv(turns=2)).begin().seed == make(ChainEnv(turns=3)).begin().seed
+
+
+def test_an_episode_with_tools_and_a_user_has_the_tokens_of_its_demonstration():
+    env, renderer, sampling = RetailEnv(), Renderer(make_tokenizer()), Sampling(1.0, 10_000)
+    episode = Episode(EpisodeJob(0, 0, 1, 9), lambda: env, renderer, sampling, 10**6, SharedByGroup())
+    request = episode.begin()
+    _, info = env.reset(options={"index": 1})
+    token_ids, loss_mask = renderer.training_example(env.demonstration(), info["tools"])
+    env.reset(options={"index": 1})
+    for text in env.expert_turns(env.current_task):
+        ids = [*renderer.tokenizer.encode(text), renderer.end_of_turn_id]
+        logprobs = [-1.0] * len(ids)
+        episode.accept(Generation(request.request_id, request.prompt_token_ids, ids, logprobs, "stop", 0))
+        request = episode.advance()
+    trajectory = episode.trajectory
+    assert (trajectory.reward, trajectory.status, trajectory.metrics["success"]) == (1.0, "finished", 1.0)
+    assert (trajectory.token_ids, trajectory.loss_mask) == (token_ids, loss_mask)
+    assert {message["role"] for message in trajectory.messages} == {"system", "user", "assistant", "tool"}
