@@ -1,4 +1,4 @@
-"""Supervised fine-tuning with the learner's SFT loss."""
+"""Supervised fine-tuning with one of the learner's SFT losses."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ class SftConfig:
     """JSONL of `{"messages": [...]}`; null takes the environment's own demonstrations."""
     examples: int = 128
     """Demonstrations drawn from the environment where `data` is null."""
+    loss: str = "sft"
+    """`sft` (cross entropy) or `dft` (cross entropy of each token times its probability, arXiv 2508.05629)."""
     steps: int = 100
     """Optimizer steps."""
     batch_size: int = 64
@@ -23,6 +25,7 @@ class SftConfig:
     """Optimizer steps after which a checkpoint of the ladder is exported, besides the last."""
 
     def __post_init__(self) -> None:
+        bounds.one_of("sft.", "loss", self.loss, ("sft", "dft"))
         for name in ("examples", "steps", "batch_size"):
             bounds.at_least("sft.", name, getattr(self, name), 1)
         for step in self.save_steps or []:

@@ -16,17 +16,21 @@ TASKS = {"math": "configs/math_toy.yaml", "tool": "configs/tool_toy.yaml"}
 ARMS: dict[str, list[str]] = {
     "rejuvenated": ["model.start=rejuvenated"],
     "over": ["model.start=sft"],
-    "mod": ["model.start=sft", "model.sft={mod}"],
+    "mod": ["model.start=sft", "model.sft={rungs}/mod"],
+    "dft": ["model.start=sft", "model.sft={rungs}/dft"],
     "base": ["model.start=base"],
     "fusion only": ["model.start=rejuvenated", "rejuvenation.steps=[fusion.linear]"],
     "random reset": ["model.start=rejuvenated", "rejuvenation.steps=[fusion.linear,reset.random]"],
 }
-"""Arm -> what it changes. `{mod}` is the moderate SFT checkpoint, which is rebuilt from the base in seconds."""
+"""Arm -> what it changes. `{rungs}` is the folder of the SFT checkpoints that do not ship (`BUILT`)."""
+
+BUILT = {"mod": "sft_mod", "dft": "sft_dft"}
+"""Arm -> the rung of the toy's ladder that it starts from: `ensure_rung` builds it as `{rungs}/ARM`."""
 
 
-def arm_config(task: str, arm: str, run_dir: Path, extra: list[str], mod: Path | None = None) -> RunConfig:
+def arm_config(task: str, arm: str, run_dir: Path, extra: list[str], rungs: Path | None = None) -> RunConfig:
     """The configuration of one arm: the task's file, what the arm changes, then `extra` overrides."""
-    changes = [text.format(mod=mod) for text in ARMS[arm]]
+    changes = [text.format(rungs=rungs) for text in ARMS[arm]]
     return load([TASKS[task]], [*changes, f"run_dir={run_dir}", *extra])
 
 

@@ -17,8 +17,8 @@ import numpy as np
 from rich.console import Console as RichConsole
 
 from configs.run import RunConfig
-from examples.arms import ARMS, arm_config, is_finished, run_arm
-from examples.toy.ladder import ensure_moderate
+from examples.arms import ARMS, BUILT, arm_config, is_finished, run_arm
+from examples.toy.ladder import ensure_rung
 from orchestrator.bootstrap import Interval, interval
 from orchestrator.compare import Arm, change, per_task, plot
 from orchestrator.console import Console
@@ -33,7 +33,9 @@ def run_all(task: str, seeds: list[int], folder: Path, names: list[str], rich: R
     """Run every arm that is not there yet, seed by seed, on workers that are started once."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "logs").mkdir(exist_ok=True)
-    ensure_moderate(task, folder / "mod")
+    for name in names:
+        if name in BUILT:
+            ensure_rung(task, BUILT[name], folder / name)
     first = [name for name in names if name in CLAIMED]  # the claims are settled before the controls
     order = [(seed, arm) for part in (first, [n for n in names if n not in first]) for seed in seeds for arm in part]
     configs = {(seed, arm): study_config(task, arm, seed, folder) for seed, arm in order}
@@ -46,7 +48,7 @@ def run_all(task: str, seeds: list[int], folder: Path, names: list[str], rich: R
 
 def study_config(task: str, arm: str, seed: int, folder: Path) -> RunConfig:
     """The configuration of one arm under one seed."""
-    return arm_config(task, arm, folder / arm_folder(arm, seed), [f"seed={seed}"], folder / "mod")
+    return arm_config(task, arm, folder / arm_folder(arm, seed), [f"seed={seed}"], folder)
 
 
 def arm_folder(arm: str, seed: int) -> str:

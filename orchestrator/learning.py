@@ -80,6 +80,20 @@ class LearnerWorker:
         """[B][T] log-probabilities and entropies under the present weights."""
         return self._learner.logprobs(sequences, temperature)
 
+    def reset_neurons(self, masks: Any, handles: list[Any] | None, strength: float, timeout_s: float) -> None:
+        """Overwrite neurons of the policy under training; see `policies.learner.Learner.reset_neurons`.
+
+        Args:
+            masks: the neurons.
+            handles: of the buckets of a checkpoint whose values they take; None resets to zero.
+            strength: share of the way to these values.
+            timeout_s: longest to wait for one bucket.
+        """
+        targets = None
+        if handles is not None:
+            targets = (pair for bucket in receive(self.transport, handles, timeout_s) for pair in bucket)
+        self._learner.reset_neurons(masks, targets, strength)
+
     def publish(self, version: int) -> list[Any]:
         """Put the present weights as buckets; handles on rank 0, an empty list elsewhere."""
         named: Iterator[tuple[str, Any]] = self._learner.named_weights()

@@ -1,4 +1,4 @@
-"""`rejuvenate sft`: supervised fine-tuning of the base checkpoint with the learner's SFT loss."""
+"""`rejuvenate sft`: supervised fine-tuning of the base checkpoint with one of the learner's SFT losses."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def sft_on(config: RunConfig, workers: Workers, run_dir: Path, console: Console)
     parcel = workers.read(config.model.base)
     workers.load(parcel, config)
     examples = render(conversations(config), parcel.files)
-    loss = Loss("sft")
+    loss = Loss(config.sft.loss)
     recorded = loggers.Loggers(config.logging, run_dir)
     console.begin("fine-tuning", total=config.sft.steps)
     try:

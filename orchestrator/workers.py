@@ -154,6 +154,18 @@ class Workers:
         """One optimizer step of the learner group; the figures are equal on all ranks."""
         return call_all(self.learners, "update", samples, loss, timeout_s=self.config.learner.timeout_s)[0]
 
+    def reset_neurons(self, masks: Any, target: Parcel | None = None, strength: float = 1.0) -> None:
+        """Overwrite neurons of the policy under training on all learner ranks; engines get them with `publish`.
+
+        Args:
+            masks: the neurons (`rejuvenation.neurons.NeuronTable.masks`).
+            target: the checkpoint whose values they take (see `read`); None resets to zero.
+            strength: share of the way to these values, in [0, 1].
+        """
+        limit = self.config.learner.timeout_s
+        handles = None if target is None else target.handles
+        call_all(self.learners, "reset_neurons", masks, handles, strength, limit, timeout_s=limit)
+
     def save(self, directory: str) -> None:
         """Every rank writes its state below `directory`."""
         call_all(self.learners, "save", directory, timeout_s=self.config.learner.timeout_s)

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from configs.learner import LearnerConfig
-from policies import zero
+from policies import optimizer_parts, zero
 from policies.batching import Sample, collate, split
 from policies.logprobs import ScoredPolicy
 from policies.losses import LOSSES, Loss, LossInputs
+from policies.neuron_reset import Masks, neuron_resets
 
 PREFIX = "model."
 """`ScoredPolicy` puts this before the checkpoint's parameter names."""
@@ -101,6 +102,33 @@ class Learner:
         Each rank keeps what it holds of them: its partition under ZeRO-3, else all.
         """
         self._reference = zero.shards(self._ready())
+
+    def reset_neurons(
+        self, masks: Masks, targets: Iterable[tuple[str, Tensor]] | None = None, strength: float = 1.0
+    ) -> None:
+        """Overwrite neurons between two updates, and forget what the optimizer knows of them.
+
+        The chosen entries of the float32 master weights go `strength` of the way to their targets, the weights follow,
+        and both of Adam's moments become zero there. Nothing else changes: no other entry, no step count (so the first
+        step at these entries is up to (1 - beta1) / sqrt(1 - beta2) learning rates long), not the reference.
+
+        Args:
+            masks: the neurons, by checkpoint name; `rejuvenation.neurons.NeuronTable.masks` makes them.
+            targets: checkpoint names and full tensors, such as the base checkpoint's; only those with a mask are
+                looked at. None resets to zero.
+            strength: omega, in [0, 1]; 1 copies the target.
+
+        Raises:
+            ValueError: a name, mask or target does not fit the model, or the strength is out of bounds; nothing has
+                changed then.
+        """
+        engine = self._ready()
+        parameters = {name.removeprefix(PREFIX): p for name, p in engine.module.named_parameters()}
+        shapes = {name: zero.full_shape(parameter) for name, parameter in parameters.items()}
+        resets = neuron_resets(masks, targets, strength, shapes)
+        with zero.weights_apart(engine):
+            for name, reset in resets.items():
+                optimizer_parts.overwrite(engine, parameters[name], reset)
 
     # -- scoring --------------------------------------------------------------------------------------------------
 

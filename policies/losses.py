@@ -108,5 +108,15 @@ def sft(inputs: LossInputs) -> tuple[Tensor, dict[str, Tensor]]:
     return -inputs.policy_logprobs.sum(), {}
 
 
-LOSSES: dict[str, LossFunction] = {"grpo": grpo, "dr_grpo": grpo, "sft": sft}
+def dft(inputs: LossInputs) -> tuple[Tensor, dict[str, Tensor]]:
+    """Dynamic Fine-Tuning (arXiv 2508.05629): cross entropy, each token weighted by its own probability.
+
+    Per token `-sg(p) * log p`, where sg stops the gradient: the gradient is p times that of cross entropy, so tokens
+    that the policy finds unlikely move it little.
+    """
+    logprobs = inputs.policy_logprobs
+    return -(logprobs.detach().exp() * logprobs).sum(), {}
+
+
+LOSSES: dict[str, LossFunction] = {"grpo": grpo, "dr_grpo": grpo, "sft": sft, "dft": dft}
 """Loss functions by name; `dr_grpo` differs from `grpo` in the advantages only."""

@@ -1,4 +1,4 @@
-"""DeepSpeed as the learner uses it; the only module that knows DeepSpeed's API (0.19.8).
+"""DeepSpeed as the learner uses it; with `optimizer_parts.py` the only modules that know DeepSpeed's API (0.19.8).
 
 DeepSpeed is imported inside the functions: importing it takes seconds and fixes the accelerator.
 """
@@ -156,6 +156,11 @@ def full_parameters(module: nn.Module, stage: int) -> Iterator[tuple[str, Tensor
             bucket, size_bytes = [], 0
 
 
+def full_shape(parameter: Any) -> tuple[int, ...]:
+    """Shape of a parameter; one that ZeRO-3 has partitioned has no shape of its own."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
+
+
 @contextmanager
 def swapped_weights(engine: Any, replacement: list[Tensor]) -> Iterator[None]:
     """Run the body with `replacement` (see `shards`) as weights, then put the weights back, bit by bit."""
@@ -172,15 +177,21 @@ def shards(engine: Any) -> list[Tensor]:
     return [holder.detach().clone() for holder in _holders(engine)]
 
 
-def _write(engine: Any, values: list[Tensor]) -> None:
+@contextmanager
+def weights_apart(engine: Any) -> Iterator[None]:
+    """Run the body, which changes weights, with no gathered copy of the old ones left under ZeRO-3."""
     partitioned = engine.zero_optimization_partition_weights()
-    if partitioned:  # no gathered copy of the old weights may survive
+    if partitioned:
         engine.optimizer.checkpoint_event_prologue()
-    with torch.no_grad():
-        for holder, value in zip(_holders(engine), values, strict=True):
-            holder.copy_(value)
+    yield
     if partitioned:  # small parameters stay gathered between steps: gather them anew
         engine.optimizer.checkpoint_event_epilogue()
+
+
+def _write(engine: Any, values: list[Tensor]) -> None:
+    with weights_apart(engine), torch.no_grad():
+        for holder, value in zip(_holders(engine), values, strict=True):
+            holder.copy_(value)
 
 
 def _holders(engine: Any) -> list[Tensor]:

@@ -40,6 +40,8 @@ class Module:
     """Number of its first neuron."""
     size: int
     """Number of its neurons."""
+    has_bias: bool = False
+    """Whether the checkpoint holds a bias of it."""
 
     @property
     def axis(self) -> int:
@@ -76,7 +78,7 @@ class NeuronTable:
                     fix = f"Compare the tensors of {reader.directory} with its config.json, or save it again."
                     raise ConfigError(reader.role, f"must hold tensor {path}.weight", None, fix)
                 size = reader.entries[f"{path}.weight"].shape[1 if kind in WRITERS else 0]
-                modules.append(Module(layer, kind, path, offset, size))
+                modules.append(Module(layer, kind, path, offset, size, f"{path}.bias" in reader))
                 offset += size
         return cls(tuple(modules))
 
@@ -89,6 +91,26 @@ class NeuronTable:
     def num_layers(self) -> int:
         """Number of layers."""
         return self.modules[-1].layer + 1
+
+    def masks(self, selected: torch.Tensor) -> dict[str, tuple[int, torch.Tensor]]:
+        """Where neurons lie in the checkpoint's tensors: of a weight, and of the bias where they are rows.
+
+        Args:
+            selected: [number of neurons] bool.
+
+        Returns:
+            Name of each tensor that has selected neurons -> axis, [size of the axis] bool.
+        """
+        assert selected.shape == (self.total,), (selected.shape, self.total)
+        found: dict[str, tuple[int, torch.Tensor]] = {}
+        for module in self.modules:
+            mask = selected[module.neurons]
+            if not mask.any():
+                continue
+            found[f"{module.path}.weight"] = module.axis, mask
+            if module.axis == 0 and module.has_bias:  # a column has no bias entry of its own
+                found[f"{module.path}.bias"] = 0, mask
+        return found
 
     def counts(self, selected: torch.Tensor) -> dict[str, list[int]]:
         """Selected neurons by kind of module, one entry per layer."""

@@ -9,7 +9,7 @@ import torch
 from configs.rejuvenation import RejuvenationConfig
 from rejuvenation.blocks import Workspace
 from rejuvenation.fused import Fused, Observer
-from rejuvenation.neurons import Module, NeuronTable
+from rejuvenation.neurons import NeuronTable
 from rejuvenation.reset import reset
 
 
@@ -32,13 +32,7 @@ class Repair:
     ) -> None:
         self.fused = fused
         self.config = config
-        self._modules: dict[str, tuple[Module, torch.Tensor]] = {}
-        if table is not None and selected is not None:
-            assert selected.shape == (table.total,), (selected.shape, table.total)
-            for module in table.modules:
-                self._modules[f"{module.path}.weight"] = module, selected[module.neurons]
-                if module.axis == 0:  # a column has no bias entry of its own
-                    self._modules[f"{module.path}.bias"] = module, selected[module.neurons]
+        self._masks = table.masks(selected) if table is not None and selected is not None else {}
 
     def rows(
         self,
@@ -52,15 +46,13 @@ class Repair:
     ) -> torch.Tensor:
         """Rows [start, stop) of the repaired tensor `name`, in the SFT checkpoint's dtype; see `Fused.rows`."""
         fused = self.fused.rows(name, start, stop, observe=observe, workspace=workspace, out=out)
-        if name not in self._modules:
+        if name not in self._masks:
             return fused
-        module, selected = self._modules[name]
-        if module.axis == 0:
-            selected = selected[start:stop]
+        axis, mask = self._masks[name]
+        if axis == 0:
+            mask = mask[start:stop]
         base = self.fused.alignment.base_rows(name, start, stop)
-        return reset(
-            fused, base, selected, axis=module.axis, target=self.config.reset_target, strength=self.config.strength
-        )
+        return reset(fused, base, mask, axis=axis, target=self.config.reset_target, strength=self.config.strength)
 
     def items(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Every repaired tensor with its name, one at a time."""

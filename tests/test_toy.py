@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import itertools
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from configs.checkpoint import check_model, read_config
 from configs.loader import load
 from envs.registry import make
 from envs.splits import split_of
-from examples.arms import ARMS, TASKS, arm_config
-from examples.toy import math_documents
-from examples.toy.ladder import LADDERS, demonstrations, ensure_moderate
+from examples import study
+from examples.arms import ARMS, BUILT, TASKS, arm_config
+from examples.demo import SHOWN
+from examples.toy import math_documents, training
+from examples.toy.checkpoint import load_model
+from examples.toy.ladder import BATCH_SIZE, LADDERS, Rung, demonstrations, ensure_rung
 from examples.toy.pretrain import PRETRAININGS
 from examples.toy.tokenizer import build_tokenizer
-from examples.toy.training import IGNORED, collate, pooled_batches
+from examples.toy.training import IGNORED, collate, pooled_batches, shuffled_passes
+from policies import losses
 from policies.rendering import Renderer, load_renderer
 
 TOY = Path("examples/toy")
@@ -45,8 +51,20 @@ def test_tasks_agree_in_what_is_fixed_at_launch(task):
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("arm", ARMS)
 def test_every_arm_is_a_valid_configuration(task, arm, tmp_path):
-    config = arm_config(task, arm, tmp_path / "run", [], mod=TOY / task / "sft_over")
+    for name in BUILT:
+        (tmp_path / name).symlink_to((TOY / task / "sft_over").resolve())
+    config = arm_config(task, arm, tmp_path / "run", [], rungs=tmp_path)
     check_model(config.model)
+    assert config.model.sft == (str(tmp_path / arm) if arm in BUILT else str(TOY / task / "sft_over"))
+
+
+def test_demo_builds_no_checkpoint_and_a_study_those_of_its_arms_alone(monkeypatch, tmp_path):
+    assert not set(SHOWN) & set(BUILT)
+    asked = []
+    monkeypatch.setattr(study, "ensure_rung", lambda *of: asked.append(of))
+    monkeypatch.setattr(study, "is_finished", lambda config: True)
+    study.run_all("math", [0, 1], tmp_path, ["rejuvenated", "over", "dft"], None)
+    assert asked == [("math", "sft_dft", tmp_path / "dft")]
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -91,13 +109,53 @@ def test_training_reads_the_assistant_and_nothing_else(task):
             assert (token_ids[row][targets[row] != IGNORED] == targets[row][targets[row] != IGNORED]).all()
 
 
+def test_dft_of_the_toys_is_that_of_the_learner():
+    logits = torch.tensor([[2.0, -1.0, 0.5], [0.1, 0.2, -3.0]], requires_grad=True)
+    targets = torch.tensor([0, 2])
+    logprobs = logits.log_softmax(-1)[torch.arange(2), targets]
+    inputs = losses.LossInputs(logprobs, logprobs, logprobs, None, None, losses.Loss("dft"))
+    total, _ = losses.dft(inputs)
+    (wanted,) = torch.autograd.grad(total / 2, logits)
+    found = training.dft(logits, targets)
+    torch.testing.assert_close(found, total / 2)
+    torch.testing.assert_close(torch.autograd.grad(found, logits)[0], wanted)
+
+
+def test_dft_rung_is_the_recipe_of_over_with_another_loss(monkeypatch, tmp_path):
+    """Two steps of it, against two that are written out here."""
+    assert LADDERS["tool"].rungs["sft_dft"].steps == LADDERS["tool"].rungs["sft_over"].steps
+    ladder = replace(LADDERS["tool"], rungs={"sft_over": Rung(2), "sft_dft": Rung(2, "dft")})
+    monkeypatch.setitem(LADDERS, "tool", ladder)
+    over = load_model(ensure_rung("tool", "sft_over", tmp_path / "over"))
+    found = load_model(ensure_rung("tool", "sft_dft", tmp_path / "dft"))
+
+    model = load_model(TOY / "tool" / "base")
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=0.0)
+    batches = shuffled_passes(demonstrations(ladder), BATCH_SIZE, ladder.seed)
+    for _ in range(2):
+        token_ids, targets = collate(Renderer(build_tokenizer()), next(batches))
+        logprobs = model(input_ids=token_ids).logits[:, :-1].log_softmax(-1)
+        scored = targets[:, 1:] != IGNORED
+        gold = logprobs[scored].gather(1, targets[:, 1:][scored][:, None])
+        (gold.exp().detach() * -gold).mean().backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+    wanted, dft, cross_entropy = (
+        torch.cat([parameter.detach().flatten() for parameter in m.parameters()]).bfloat16()  # as on disk
+        for m in (model, found, over)
+    )
+    assert (dft == wanted).float().mean() > 0.99
+    assert (cross_entropy == wanted).float().mean() < 0.9
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("task", LADDERS)
 def test_moderate_checkpoint_is_built_once_from_the_shipped_base(task, tmp_path):
-    directory = ensure_moderate(task, tmp_path / "mod")
+    directory = ensure_rung(task, "sft_mod", tmp_path / "mod")
     assert read_config("model", str(directory)) == read_config("model", str(TOY / task / "base"))
     written = (directory / "model.safetensors").read_bytes()
     assert written != (TOY / task / "base" / "model.safetensors").read_bytes()
     before = (directory / "model.safetensors").stat().st_mtime_ns
-    assert ensure_moderate(task, directory) == directory
+    assert ensure_rung(task, "sft_mod", directory) == directory
     assert (directory / "model.safetensors").stat().st_mtime_ns == before

@@ -26,7 +26,7 @@ def main() -> None:
     base = options.base or options.out / "base"
     if options.base is None:
         pretrain(options.task, base, options.base_steps)
-    climb(options.task, base, {name: options.out / name for name in LADDERS[options.task].rungs})
+    climb(options.task, base, {name: options.out / name for name in ("sft_mod", "sft_over")})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,7 @@
-"""The toys' SFT ladders: one run each on few, easy tasks; an early checkpoint is Mod, the last one is Over."""
+"""The toys' SFT ladders: one run each on few, easy tasks; an early checkpoint is Mod, the last one is Over.
+
+The same run with the DFT loss in place of cross entropy gives the DFT rung.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +20,16 @@ BATCH_SIZE = 32
 
 
 @dataclass(frozen=True, slots=True)
+class Rung:
+    """A checkpoint of the ladder."""
+
+    steps: int
+    """Optimizer steps before it."""
+    loss: str = "cross entropy"
+    """A key of `examples.toy.training.LOSSES`."""
+
+
+@dataclass(frozen=True, slots=True)
 class Ladder:
     """One SFT run: the environment's own expert on a few tasks, over and over; after a warm-up the rate is constant."""
 
@@ -29,8 +42,10 @@ class Ladder:
     betas: tuple[float, float] = (0.9, 0.999)
     seed: int = 0
     """Of the tasks and their order."""
-    rungs: dict[str, int] = field(default_factory=lambda: {"sft_mod": 20, "sft_over": 800})
-    """Name of the checkpoint -> optimizer steps before it."""
+    rungs: dict[str, Rung] = field(
+        default_factory=lambda: {"sft_mod": Rung(20), "sft_over": Rung(800), "sft_dft": Rung(800, "dft")}
+    )
+    """By the name of the checkpoint. Those of one loss lie on one run."""
 
 
 LADDERS = {
@@ -59,10 +74,12 @@ def climb(task: str, base: Path, rungs: dict[str, Path]) -> None:
     Args:
         task: `math` or `tool`.
         base: the base checkpoint's directory.
-        rungs: name of a rung -> the directory that its checkpoint goes to; the run ends with the last of them.
+        rungs: name of a rung, all of one loss -> the directory that its checkpoint goes to; the run ends with the last
+            of them.
     """
     ladder = LADDERS[task]
-    exports = {ladder.rungs[name]: directory for name, directory in rungs.items()}
+    exports = {ladder.rungs[name].steps: directory for name, directory in rungs.items()}
+    (loss_name,) = {ladder.rungs[name].loss for name in rungs}
     model = load_model(base)
 
     def export(step: int) -> None:
@@ -76,15 +93,19 @@ def climb(task: str, base: Path, rungs: dict[str, Path]) -> None:
         steps=max(exports),
         learning_rate=lambda step: ladder.learning_rate * min(1.0, step / ladder.warmup_steps),
         betas=ladder.betas,
+        loss_name=loss_name,
         after_step=export,
-        label=f"{task}, SFT:",
+        label=f"{task}, SFT:" if loss_name == "cross entropy" else f"{task}, SFT ({loss_name}):",
     )
 
 
-def ensure_moderate(task: str, directory: Path) -> Path:
-    """Build Mod, which does not ship, from the shipped base in seconds, unless it is there; returns `directory`."""
+def ensure_rung(task: str, name: str, directory: Path) -> Path:
+    """Build a rung that does not ship from the shipped base, unless it is there; returns `directory`.
+
+    Mod takes seconds, the DFT rung as long as Over did.
+    """
     if not directory.is_dir():
         staging = directory.with_name(f".{directory.name}.partial")
-        climb(task, HERE / task / "base", {"sft_mod": staging})
+        climb(task, HERE / task / "base", {name: staging})
         staging.rename(directory)
     return directory

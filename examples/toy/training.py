@@ -17,6 +17,19 @@ Conversation = list[Message]
 IGNORED = -100
 
 
+def dft(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Dynamic Fine-Tuning (arXiv 2508.05629): the mean of `-sg(p) * log p` over [N] targets, given [N, V] logits."""
+    logprobs = -F.cross_entropy(logits, targets, reduction="none")
+    return -(logprobs.detach().exp() * logprobs).mean()
+
+
+LOSSES: dict[str, Callable[[torch.Tensor, torch.Tensor], torch.Tensor]] = {
+    "cross entropy": F.cross_entropy,
+    "dft": dft,
+}
+"""Name -> mean loss of [N] targets, given [N, V] logits."""
+
+
 def train(
     model: Qwen2ForCausalLM,
     renderer: Renderer,
@@ -26,6 +39,7 @@ def train(
     learning_rate: Callable[[int], float],
     betas: tuple[float, float] = (0.9, 0.999),
     weight_decay: float = 0.0,
+    loss_name: str = "cross entropy",
     after_step: Callable[[int], None] = lambda step: None,
     label: str = "",
 ) -> None:
@@ -39,6 +53,7 @@ def train(
         learning_rate: step, counted from 1 -> learning rate.
         betas: of AdamW.
         weight_decay: of AdamW.
+        loss_name: a key of `LOSSES`.
         after_step: called with the number of the step just made.
         label: what the progress lines begin with.
     """
@@ -51,7 +66,7 @@ def train(
         token_ids, targets = collate(renderer, next(batches))
         hidden = model.model(input_ids=token_ids, use_cache=False).last_hidden_state[:, :-1]
         scored = targets[:, 1:] != IGNORED
-        loss = F.cross_entropy(model.lm_head(hidden[scored]), targets[:, 1:][scored])
+        loss = LOSSES[loss_name](model.lm_head(hidden[scored]), targets[:, 1:][scored])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()

@@ -3,9 +3,13 @@ import json
 import pytest
 
 from configs.errors import ConfigError
+from orchestrator.console import Console
 from orchestrator.conversations import conversations, read_conversations
-from orchestrator.sft import batch_indices
-from tests.orchestrator.fakes import run_config
+from orchestrator.parcel import Parcel
+from orchestrator.sft import batch_indices, sft_on
+from policies.losses import Loss
+from tests.orchestrator.fakes import FakeLearners, run_config
+from tests.pico import make_tokenizer
 
 TURNS = [{"role": "user", "content": "2+2"}, {"role": "assistant", "content": "4"}]
 
@@ -15,6 +19,41 @@ def test_batches_cover_all_examples_once_per_pass_across_step_borders():
     passes = [drawn[a : a + 7] for a in (0, 7, 14)]
     assert all(sorted(p) == list(range(7)) for p in passes)
     assert passes[0] != passes[1]
+
+
+class FakeWorkers(FakeLearners):
+    """Also reads a checkpoint of small files only, and writes down the losses."""
+
+    def __init__(self, files):
+        super().__init__()
+        self.files, self.losses = files, []
+
+    def check_fits(self, config):
+        pass
+
+    def read(self, location):
+        return Parcel(self.files, [])
+
+    def load(self, parcel, config):
+        pass
+
+    def update(self, samples, loss):
+        self.losses.append(loss)
+        return super().update(samples, loss)
+
+
+@pytest.mark.parametrize(("overrides", "name"), [([], "sft"), (["sft.loss=sft"], "sft"), (["sft.loss=dft"], "dft")])
+def test_every_optimizer_step_takes_the_loss_of_the_configuration(overrides, name, tmp_path):
+    make_tokenizer().save_pretrained(tmp_path / "tokenizer")
+    workers = FakeWorkers({file.name: file.read_bytes() for file in (tmp_path / "tokenizer").iterdir()})
+    config = run_config("sft.examples=2", "sft.steps=3", "sft.batch_size=2", "logging.tensorboard=false", *overrides)
+    sft_on(config, workers, tmp_path, Console())
+    assert workers.losses == [Loss(name)] * 3
+
+
+def test_unknown_loss_is_refused_before_anything_starts():
+    with pytest.raises(ConfigError, match=r"sft\.loss must be one of dft, sft, got 'grpo'"):
+        run_config("sft.loss=grpo")
 
 
 def test_batch_larger_than_the_data_goes_round():

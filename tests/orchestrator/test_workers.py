@@ -7,6 +7,7 @@ from configs.errors import ConfigError
 from orchestrator.episode import EpisodeJob, Sampling
 from orchestrator.loop import due, rates
 from orchestrator.members import InlineMember, MemberFailed
+from orchestrator.parcel import Parcel
 from orchestrator.workers import Workers
 from policies.trajectory import Trajectory
 from tests.orchestrator.fakes import run_config
@@ -29,7 +30,11 @@ class FakeRollout:
 
 class FakeLearner:
     def __init__(self, rank):
-        self.rank = rank
+        self.rank, self.resets = rank, []
+
+    def reset_neurons(self, masks, handles, strength, timeout_s):
+        self.resets.append((masks, handles, strength))
+        assert timeout_s > 0
 
     def publish(self, version):
         return [f"bucket of {version}"] if self.rank == 0 else []
@@ -110,6 +115,15 @@ def test_run_that_needs_other_workers_is_refused_by_the_field_that_differs(overr
 
 def test_figures_are_those_of_the_first_rank():
     assert make([FakeRollout()]).update([1, 2], None) == {"loss": 2.0}
+
+
+def test_every_learner_rank_resets_the_neurons():
+    workers = make([FakeRollout()])
+    masks = {"a.weight": (0, [True, False])}
+    workers.reset_neurons(masks, Parcel({}, ["bucket of the base"]), 0.5)
+    workers.reset_neurons(masks)
+    for member in workers.learners:
+        assert member.target.resets == [(masks, ["bucket of the base"], 0.5), (masks, None, 1.0)]
 
 
 def test_members_end_when_the_block_is_left_whatever_happens():

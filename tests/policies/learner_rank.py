@@ -1,19 +1,17 @@
 """Learner groups of one and of two ranks: do what test_learner.py asks about and write down what they found.
 
-`python tests/policies/learner_rank.py CHECKPOINT OUT PORT PORT`. The ranks are forked from one process that has
-imported everything: importing costs more than all their work.
+`python tests/policies/learner_rank.py CHECKPOINT OUT PORT PORT`.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import os
 import random
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+from ranks import main
 
 from configs.learner import LearnerConfig
 from policies.batching import Sample
@@ -107,9 +105,7 @@ def run_bfloat16(checkpoint: str, out: Path, ranks: int, stage: int) -> dict[str
     return {"few": few, "many": many, "uninterrupted": uninterrupted, "resumed": resumed, "start": start}
 
 
-def run_rank(checkpoint: str, out: Path, ranks: int, rank: int, port: str) -> None:
-    names = ("WORLD_SIZE", "RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-    os.environ |= dict(zip(names, (str(ranks), str(rank), str(rank), "127.0.0.1", port), strict=True))
+def run_rank(checkpoint: str, out: Path, ranks: int, rank: int) -> dict[Any, Any]:
     results: dict[str, Any] = {}
     samples = minibatch(14, seed=1)
     for stage in STAGES[ranks]:
@@ -153,23 +149,8 @@ def run_rank(checkpoint: str, out: Path, ranks: int, rank: int, port: str) -> No
                 results["pieces", name, rows] = run_in_pieces(out / name, ranks, rows)
         for stage in BFLOAT16_STAGES:
             results["bfloat16", stage] = run_bfloat16(checkpoint, out, ranks, stage)
-    torch.save(results, out / f"results_{ranks}_{rank}.pt")
-
-
-def main(checkpoint: str, out: str, *ports: str) -> int:
-    import deepspeed  # noqa: F401
-    from transformers import AutoModelForCausalLM, Qwen2ForCausalLM  # noqa: F401
-
-    context = multiprocessing.get_context("fork")
-    processes = []
-    for ranks, rank in ((1, 0), (2, 0), (2, 1)):
-        arguments = (checkpoint, Path(out), ranks, rank, ports[ranks - 1])
-        processes.append(context.Process(target=run_rank, args=arguments, daemon=True))
-        processes[-1].start()
-    for process in processes:
-        process.join()
-    return max(abs(process.exitcode or 0) for process in processes)
+    return results
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main(run_rank, *sys.argv[1:]))

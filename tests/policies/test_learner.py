@@ -1,10 +1,6 @@
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
-import socket
-import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
+from ranks import results_of
 from torch import Tensor
 
 from configs.learner import LearnerConfig
 from policies import zero
 from tests.pico import make_checkpoint
 
-ROOT = Path(__file__).resolve().parents[2]
 TIMEOUT_S = 400
 STAGES = [(1, 0), (1, 3), (2, 0), (2, 1), (2, 2), (2, 3)]
 SPLITS = [(r, s, b) for r, s in STAGES for b in ((64, 4096) if s in (0, 3) else (64,))]
@@ -47,39 +43,13 @@ def make_wide_checkpoint(directory: Path, *, tied: bool) -> None:
     Qwen2ForCausalLM(config).save_pretrained(directory)
 
 
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
 @pytest.fixture(scope="module")
 def results(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[int, int], dict[Any, Any]]:
     """What each rank of a one-rank and of a two-rank learner group found, by (ranks, rank)."""
     out = tmp_path_factory.mktemp("ranks")
     for name in ("tied", "untied"):
         make_wide_checkpoint(out / name, tied=name == "tied")
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, str(ROOT / "tests/policies/learner_rank.py"), str(checkpoint), str(out)]
-    with (out / "log.txt").open("w+") as log:
-        process = subprocess.Popen(
-            [*command, free_port(), free_port()],
-            env=environment,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            cwd=ROOT,
-            start_new_session=True,
-        )
-        try:
-            code = process.wait(TIMEOUT_S)
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)  # the ranks too
-            process.wait()
-        log.seek(0)
-        assert code == 0, log.read()[-5000:]
-    ranks = ((1, 0), (2, 0), (2, 1))
-    return {(r, i): torch.load(out / f"results_{r}_{i}.pt", weights_only=False) for r, i in ranks}
+    return results_of("learner_rank.py", checkpoint, out, TIMEOUT_S)
 
 
 def relative(found: dict[str, Tensor], wanted: dict[str, Tensor], name: str) -> float:

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from configs.algorithm import AlgorithmConfig
-from policies.losses import LOSSES, Loss, LossInputs, grpo, sft
+from policies.losses import LOSSES, Loss, LossInputs, dft, grpo, sft
 
 
 def inputs(ratios: list[float], advantages: list[float], options: Loss, ref: list[float] | None = None) -> LossInputs:
@@ -56,6 +56,28 @@ def test_sft_is_cross_entropy() -> None:
     assert metrics == {}
 
 
+def test_dft_weighs_each_token_by_its_probability() -> None:
+    policy = torch.tensor([0.5, 0.25, 1.0]).log().requires_grad_()
+    total, metrics = dft(LossInputs(policy, torch.zeros(3), torch.zeros(3), None, None, Loss("dft")))
+    # -p log p: 1/2 ln 2 + 1/4 ln 4 + 0
+    assert float(total.detach()) == pytest.approx(math.log(2.0), rel=1e-6)
+    assert metrics == {}
+    total.backward()
+    assert policy.grad.tolist() == pytest.approx([-0.5, -0.25, -1.0], rel=1e-6)
+
+
+def test_gradient_of_dft_at_the_logits_is_p_times_that_of_cross_entropy() -> None:
+    targets = torch.tensor([0, 2, 1])
+    gradients = {}
+    for name in ("sft", "dft"):
+        logits = torch.tensor([[2.0, -1.0, 0.5], [0.1, 0.2, -3.0], [5.0, -4.0, 0.0]], requires_grad=True)
+        logprobs = logits.log_softmax(-1).gather(1, targets[:, None])[:, 0]
+        LOSSES[name](LossInputs(logprobs, logprobs.detach(), logprobs.detach(), None, None, Loss(name)))[0].backward()
+        gradients[name] = logits.grad
+    probabilities = logprobs.detach().exp()
+    torch.testing.assert_close(gradients["dft"], probabilities[:, None] * gradients["sft"])
+
+
 @pytest.mark.parametrize("name", sorted(LOSSES))
 def test_every_loss_is_a_sum_over_tokens(name: str) -> None:
     """Contract: the loss of a whole is the sum of the losses of its parts, so splits do not matter."""
@@ -80,7 +102,7 @@ def test_missing_inputs_and_bad_options_are_named() -> None:
     given.rollout_logprobs = None
     with pytest.raises(ValueError, match="rollout_logprobs"):
         grpo(given)
-    with pytest.raises(ValueError, match="dr_grpo, grpo, sft"):
+    with pytest.raises(ValueError, match="dft, dr_grpo, grpo, sft"):
         Loss("ppo")
     with pytest.raises(ValueError, match="temperature"):
         Loss("grpo", temperature=0.0)

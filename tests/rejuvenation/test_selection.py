@@ -62,6 +62,26 @@ def test_scopes_cover_every_neuron_once() -> None:
     assert [i for part in per_module for i in range(part.start, part.stop)] == list(range(54))
 
 
+def test_masks_name_the_tensors_that_hold_selected_neurons() -> None:
+    table = NeuronTable(
+        (
+            Module(0, "q", "a.q", 0, 3, has_bias=True),
+            Module(0, "k", "a.k", 3, 2, has_bias=True),
+            Module(0, "o", "a.o", 5, 3, has_bias=True),  # columns: the bias belongs to none of them
+            Module(0, "up", "a.up", 8, 2),
+        )
+    )
+    selected = torch.zeros(10, dtype=torch.bool)
+    selected[[0, 2, 6, 9]] = True
+    found = {name: (axis, mask.tolist()) for name, (axis, mask) in table.masks(selected).items()}
+    assert found == {
+        "a.q.weight": (0, [True, False, True]),
+        "a.q.bias": (0, [True, False, True]),
+        "a.o.weight": (1, [False, True, False]),
+        "a.up.weight": (0, [False, True]),
+    }
+
+
 def test_union_holds_whatever_any_token_chose() -> None:
     assert union(torch.tensor([0, 3, 1, 0, 2]), None).tolist() == [False, True, True, False, True]
 
