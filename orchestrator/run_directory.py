@@ -7,7 +7,7 @@ evaluations/           one JSON per evaluation, with every task's result
 tensorboard/           the same figures as event files
 trajectories/          one JSONL per training step
 checkpoints/step_N/    learner state, policy and manifest
-rejuvenated/           the repaired checkpoint and its report.json
+rejuvenated/           the repaired checkpoint, its report.html and report.json
 final/                 the trained policy as a Hugging Face directory
 logs/                  output of the engines and learners
 superseded/            what a resumed run made after its checkpoint, and made again

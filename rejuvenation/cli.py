@@ -101,7 +101,7 @@ def transform(
     seed: Annotated[int, typer.Option(help="Draws calibration pairs and the random reset.")] = 0,
     dry_run: Annotated[bool, typer.Option(help="Check everything, say what is needed, and write nothing.")] = False,
 ) -> None:
-    """Write the rejuvenated checkpoint and its report.json."""
+    """Write the rejuvenated checkpoint and its report: report.json, and report.html for people."""
     config = RejuvenationConfig(
         alpha=alpha,
         rho=rho,
@@ -135,6 +135,7 @@ def transform(
     if dry_run:
         typer.echo(f"dry run: nothing was written; without --dry-run the checkpoint goes to {out}")
         return
+    from rejuvenation.page import PAGE_FILE
     from rejuvenation.pipeline import transform as run
 
     report = run(base, sft, out, config, seed=seed)
@@ -153,6 +154,7 @@ def transform(
     for note in report.notes:
         typer.echo(f"note: {note}")
     typer.echo(f"{report.seconds['all']:.1f} s; {out / 'report.json'}")
+    typer.echo(f"for people: {out / PAGE_FILE}")
 
 
 def _say_needs(base: Path | None, sft: Path, config: RejuvenationConfig) -> None:

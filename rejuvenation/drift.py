@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 
 import torch
 
@@ -13,6 +14,7 @@ from rejuvenation.fused import is_real
 from rejuvenation.neurons import KINDS, group_of
 
 GROUPS = (*KINDS, "norms", "embeddings", "other", "all")
+LAYER = re.compile(r"(?:^|\.)layers\.(\d+)\.")
 
 
 class DriftMeter:
@@ -48,6 +50,25 @@ class DriftMeter:
                 moved[group] += self._sums[block][0]
                 norm[group] += self._sums[block][1]
         return {group: math.sqrt(moved[group] / norm[group]) for group in GROUPS if norm[group]}
+
+    def by_module(self) -> dict[str, list[float | None]]:
+        """Drift by kind of module (q k v o gate up down), one entry per layer, biases included.
+
+        Kinds that the model does not have are left out; None where a layer has no such module, or only zeros in base.
+        """
+        sums: dict[tuple[str, int], tuple[float, float]] = {}
+        for block in sorted(self._sums):
+            kind, layer = group_of(block.name), LAYER.search(block.name)
+            if kind in KINDS and layer:
+                moved, norm = sums.get((kind, int(layer[1])), (0.0, 0.0))
+                sums[kind, int(layer[1])] = moved + self._sums[block][0], norm + self._sums[block][1]
+        num_layers = 1 + max((layer for _, layer in sums), default=-1)
+        found: dict[str, list[float | None]] = {}
+        for kind in KINDS:
+            if any(known == kind for known, _ in sums):
+                pairs = [sums.get((kind, layer), (0.0, 0.0)) for layer in range(num_layers)]
+                found[kind] = [math.sqrt(moved / norm) if norm else None for moved, norm in pairs]
+        return found
 
 
 def drift(alignment: Alignment) -> dict[str, float]:

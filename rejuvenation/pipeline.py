@@ -20,15 +20,19 @@ from rejuvenation.blocks import Block, Workspace
 from rejuvenation.checkpoint import CheckpointReader
 from rejuvenation.directories import check_output, weight_bytes
 from rejuvenation.drift import DriftMeter, unmeasured
+from rejuvenation.excerpts import Excerpt, excerpts
 from rejuvenation.fused import Fused
+from rejuvenation.histograms import EntropyHistograms
 from rejuvenation.needs import Needs
 from rejuvenation.neurons import KINDS, NeuronTable
+from rejuvenation.page import write_page
 from rejuvenation.pairs import TokenPair, draw, load_pairs
 from rejuvenation.repair import Repair
 from rejuvenation.report import EntropyReport, Report
 from rejuvenation.reset_set import Evidence, reset_set
 from rejuvenation.scored_model import entropies, load_model, put_weights, unstored
 from rejuvenation.scoring import target_tokens
+from rejuvenation.token_texts import token_texts
 from rejuvenation.writer import atomic_directory, write_checkpoint
 
 logger = logging.getLogger(__name__)
@@ -64,7 +68,7 @@ def transform(
     *,
     seed: int,
 ) -> Report:
-    """Repair an over-trained SFT checkpoint and write it as an ordinary Hugging Face checkpoint with report.json.
+    """Repair an over-trained SFT checkpoint and write it as an ordinary Hugging Face checkpoint with its report.
 
     Fusion alone streams the weights; whatever needs calibration pairs holds one model in memory. Nothing appears under
     `out_dir` unless all of it is complete.
@@ -80,7 +84,7 @@ def transform(
         seed: draws the calibration pairs, and what is random in the steps.
 
     Returns:
-        The report, also written as report.json.
+        The report, also written as report.json and, for people, as report.html with its figures in report_figures/.
 
     Raises:
         ConfigError: a directory or setting is unusable; says which and what to do.
@@ -121,8 +125,10 @@ def transform(
     with atomic_directory(out_dir) as partial:
         with clock.stage("write"), hashed_beside(*{base, sft}) as hashes:
             written = write_checkpoint(partial, sft, rows)
-        report = _report(alignment, config, measurement, meter.by_group(), {**hashes, "output": written}, seed, clock)
+        hashes["output"] = written
+        report = _report(alignment, config, measurement, meter, drawn, hashes, seed, clock)
         report.save(partial)
+        write_page(report, partial)
     return report
 
 
@@ -217,7 +223,8 @@ def _report(
     alignment: Alignment,
     config: RejuvenationConfig,
     measurement: Measurement,
-    moved: dict[str, float],
+    meter: DriftMeter,
+    pairs: Sequence[TokenPair],
     hashes: dict[str, dict[str, str]],
     seed: int,
     clock: Clock,
@@ -229,6 +236,7 @@ def _report(
     if table is not None and selected is not None:
         counts = table.counts(selected)
     at_targets = on_responses = None
+    shown: list[Excerpt] = []
     if measurement.entropies:
         chosen = {
             name: torch.cat([values[targets] for values, targets in zip(per_pair, measurement.targets, strict=True)])
@@ -238,6 +246,8 @@ def _report(
         on_responses = EntropyReport(
             **{name: torch.cat(values).mean().item() for name, values in measurement.entropies.items()}
         )
+        texts = token_texts(alignment.sft.directory)
+        shown = excerpts(pairs, measurement.entropies, measurement.targets, texts)
     return Report(
         alpha=config.alpha,
         rho=config.rho,
@@ -253,7 +263,7 @@ def _report(
         counts_per_layer=[sum(layer) for layer in zip(*counts.values(), strict=True)],
         counts_per_module={kind: sum(per_layer) for kind, per_layer in counts.items()},
         counts=counts,
-        drift=moved,
+        drift=meter.by_group(),
         notes=[
             *([NO_BASE] if alignment.base is alignment.sft else []),
             *alignment.notes,
@@ -264,4 +274,9 @@ def _report(
         settings=asdict(config),
         seed=seed,
         seconds={**clock.seconds, "all": time.perf_counter() - clock.started},
+        checkpoints={reader.role: reader.directory.resolve().name for reader in (alignment.base, alignment.sft)},
+        drift_by_module=meter.by_module(),
+        neurons=table.counts(torch.ones(total, dtype=torch.bool)) if table is not None else {},
+        entropy_histograms=EntropyHistograms.of(measurement.entropies, measurement.targets),
+        excerpts=shown,
     )

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from rejuvenation.excerpts import Excerpt
+from rejuvenation.histograms import EntropyHistograms
 
 REPORT_FILE = "report.json"
 
@@ -26,7 +29,11 @@ class EntropyReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """Settings, measurements and cost of one `transform`."""
+    """Settings, measurements and cost of one `transform`.
+
+    report.json stays below 512 kB for models of up to 128 layers in up to 500 files: it holds excerpts of at most 8
+    pairs, 80 tokens each and 32 characters a token, not the pairs themselves.
+    """
 
     alpha: float
     """Weight of the SFT checkpoint in the fusion."""
@@ -68,6 +75,19 @@ class Report:
     """Seed of the draw of calibration pairs and of the random reset."""
     seconds: dict[str, float]
     """Wall time by stage, and in all."""
+    checkpoints: dict[str, str] = field(default_factory=dict)
+    """Names of the directories of base and sft, without their place."""
+    drift_by_module: dict[str, list[float | None]] = field(default_factory=dict)
+    """||sft - base|| / ||base|| by kind of module, then layer; null where there is no such module. Biases included."""
+    neurons: dict[str, list[int]] = field(default_factory=dict)
+    """All neurons by kind of module, then layer, as `counts`; empty where the reset was not asked for."""
+    entropy_histograms: EntropyHistograms | None = None
+    """Tokens by entropy; null without calibration pairs."""
+    excerpts: list[Excerpt] = field(default_factory=list)
+    """The target tokens that changed most, in their context; empty without calibration pairs."""
+    plasticity: dict[str, float] | None = None
+    """Sharpness and gradient signal, by names such as `sharpness_sft`: what is measured, then whose weights (base, sft,
+    fused, rejuvenated); null where they were not measured."""
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain JSON values."""
@@ -80,6 +100,9 @@ class Report:
         for name in ("entropy_at_targets", "entropy_on_responses"):
             if plain[name] is not None:
                 plain[name] = EntropyReport(**plain[name])
+        if plain.get("entropy_histograms") is not None:
+            plain["entropy_histograms"] = EntropyHistograms.from_json(plain["entropy_histograms"])
+        plain["excerpts"] = [Excerpt.from_json(excerpt) for excerpt in plain.get("excerpts", [])]
         return cls(**plain)
 
     def save(self, directory: Path) -> None:

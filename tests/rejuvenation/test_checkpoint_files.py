@@ -39,7 +39,7 @@ def test_layout_and_companions_come_from_the_sft_checkpoint(tmp_path: Path, inpu
     report = transform(base, sft, tmp_path / "out", FUSION, [], seed=0)
     assert everything(tmp_path / "in") == before
     out = everything(tmp_path / "out")
-    assert set(out) == {*everything(sft), "report.json"} - {"training_args.bin"}
+    assert set(out) == {*everything(sft), "report.json", "report.html"} - {"training_args.bin"}
     for name in ("config.json", "generation_config.json", "chat_template.jinja", "tokenizer.json"):
         assert out[name] == (sft / name).read_bytes()
     assert CheckpointReader(tmp_path / "out").entries == CheckpointReader(sft).entries

@@ -9,8 +9,9 @@ from safetensors.torch import load_file, save_file
 from configs.rejuvenation import RejuvenationConfig
 from rejuvenation import transform
 from rejuvenation.alignment import Alignment
+from rejuvenation.blocks import blocks_of
 from rejuvenation.checkpoint import CheckpointReader
-from rejuvenation.drift import drift
+from rejuvenation.drift import DriftMeter, drift
 from tests.rejuvenation.tiny import moved, qwen2, save
 
 
@@ -48,3 +49,27 @@ def test_dtypes_without_arithmetic_are_left_out_and_said(tmp_path: Path) -> None
     assert report.notes == ["model.layers.0.scale and 1 more: dtype float8_e4m3fn, left out of the drift"]
     assert "other" not in report.drift
     assert report.drift["all"] > 0
+
+
+def test_drift_by_module_tells_layers_and_kinds_apart(tmp_path: Path) -> None:
+    base = qwen2(0)
+    sft = moved(base, 1, size=0.0)
+    sft.model.layers[1].mlp.up_proj.weight.mul_(1.5)
+    sft.model.layers[2].self_attn.q_proj.weight.mul_(0.5)
+    sft.model.layers[2].self_attn.q_proj.bias.mul_(3.0)
+    for model in (base, sft):
+        model.model.layers[0].mlp.down_proj.weight.zero_()
+    alignment = Alignment(
+        CheckpointReader(save(base, tmp_path / "base")), CheckpointReader(save(sft, tmp_path / "sft"))
+    )
+    meter = DriftMeter(alignment)
+    for block in blocks_of(alignment.sft.entries.values()):
+        meter.measure(block)
+    found = meter.by_module()
+    assert list(found) == ["q", "k", "v", "o", "gate", "up", "down"]
+    assert found["up"] == pytest.approx([0.0, 0.5, 0.0])
+    assert found["down"] == [None, 0.0, 0.0], "base has only zeros in the first layer"
+    q_proj = base.model.layers[2].self_attn.q_proj
+    weight, bias = q_proj.weight.square().sum(), q_proj.bias.square().sum()
+    assert found["q"] == pytest.approx([0.0, 0.0, ((0.25 * weight + 4.0 * bias) / (weight + bias)).sqrt().item()])
+    assert found["k"] == found["v"] == found["o"] == found["gate"] == [0.0] * 3

@@ -43,6 +43,8 @@ def test_transform_writes_a_checkpoint_and_says_what_it_did(tmp_path: Path, toke
     result = CliRunner().invoke(cli.app, line, catch_exceptions=False)
     assert result.exit_code == 0
     assert "mean entropy on target tokens" in result.stdout
+    assert result.stdout.splitlines()[-1] == f"for people: {tmp_path / 'out' / 'report.html'}"
+    assert (tmp_path / "out" / "report.html").is_file()
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     assert (report["alpha"], report["num_pairs"]) == (0.4, 5)
     assert (tmp_path / "out" / "tokenizer.json").is_file()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.checkpoints import QWEN2_3B, QWEN2_HALF_B, Shape, write_synthetic
+from benchmarks.checkpoints import QWEN2_3B, QWEN2_7B, QWEN2_HALF_B, Shape, write_synthetic
 
 BOUND_MB = 600
 PROGRAM = """
@@ -65,9 +65,10 @@ def test_memory_of_fusion_does_not_grow_with_the_checkpoint(tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_memory_of_fusion_at_real_sizes(tmp_path: Path) -> None:
-    """0.5B with its 151,936-row embedding under the bound; 3B less than 10 % above it."""
+    """0.5B with its 151,936-row embedding under the bound; 7B, or 3B on a small disk, less than 10 % above it."""
+    room = shutil.disk_usage(tmp_path).free > 50e9
     half = peak_mb(tmp_path / "half", QWEN2_HALF_B, 5_000_000_000)
-    three = peak_mb(tmp_path / "three", QWEN2_3B, 5_000_000_000)
-    print(f"private memory: 0.5B {half:.0f} MB, 3B {three:.0f} MB")
+    large = peak_mb(tmp_path / "large", QWEN2_7B if room else QWEN2_3B, 5_000_000_000)
+    print(f"private memory: 0.5B {half:.0f} MB, {'7B' if room else '3B'} {large:.0f} MB")
     assert half < BOUND_MB
-    assert three < 1.1 * half
+    assert large < 1.1 * half
