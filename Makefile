@@ -21,10 +21,10 @@ export PYTHONUNBUFFERED := 1
 test test-slow: export OMP_NUM_THREADS := 1
 test test-slow: export MKL_NUM_THREADS := 1
 
-.PHONY: help setup demo test test-slow lint toy study-math study-tool bench bench-fusion bench-retail lock clean $(PARTS) slow-tests
+.PHONY: help setup demo test test-slow lint toy study-math study-tool bench bench-fusion bench-attribution bench-retail lock clean $(PARTS) slow-tests
 
 help: ## say what each target does
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-12s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
 setup: ## build .venv from the pins (at once when it is up to date); PYTHON=python3.12 chooses the interpreter
 	@PYTHON="$(PYTHON)" requirements/setup.sh
@@ -57,6 +57,9 @@ bench: setup ## throughput of rollout worker and learner against bare vLLM and b
 bench-fusion: setup ## seconds of fusing two 0.5B checkpoints against mergekit, and against cp and cat
 	@requirements/setup.sh mergekit
 	$(call module,benchmarks.fusion,--mergekit build/mergekit)
+
+bench-attribution: setup ## scoring the target tokens of a pair at once against one at a time
+	$(call module,benchmarks.attribution)
 
 bench-retail: setup ## milliseconds of resetting the retail service desk; ARGS=--path FOLDER: on tau-bench's data
 	$(call module,benchmarks.retail)

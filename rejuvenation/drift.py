@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+from array import array
+from collections.abc import Iterator
 
 import torch
 
@@ -27,7 +29,8 @@ class DriftMeter:
     def __init__(self, alignment: Alignment) -> None:
         self.alignment = alignment
         self._workspace = Workspace()
-        self._sums: dict[Block, tuple[float, float]] = {}
+        self._parts: dict[str, array[float]] = {name: array("d") for name in alignment.sft.entries}
+        """By tensor, three numbers for each block: its first row, ||sft - base||^2, ||base||^2."""
 
     def measure(self, block: Block) -> None:
         """Take one block into account; one whose dtype has no arithmetic is left out (see `unmeasured`)."""
@@ -40,15 +43,24 @@ class DriftMeter:
     def observe(self, block: Block, base: torch.Tensor, sft: torch.Tensor) -> None:
         """Take one block into account, given in float32 (or float64)."""
         delta = torch.sub(sft, base, out=self._workspace.empty("delta", sft.shape, sft.dtype)).reshape(-1)
-        self._sums[block] = delta.dot(delta).item(), base.reshape(-1).dot(base.reshape(-1)).item()
+        moved, norm = delta.dot(delta).item(), base.reshape(-1).dot(base.reshape(-1)).item()
+        self._parts[block.name].extend((block.start, moved, norm))
+
+    def _sums(self) -> Iterator[tuple[str, float, float]]:
+        """Tensor, ||sft - base||^2 and ||base||^2 of every tensor measured, added up in the order of its blocks."""
+        for name in sorted(self._parts):
+            parts = iter(self._parts[name])
+            blocks = sorted(zip(parts, parts, parts, strict=True))
+            if blocks:
+                yield name, sum(moved for _, moved, _ in blocks), sum(norm for _, _, norm in blocks)
 
     def by_group(self) -> dict[str, float]:
         """Drift of q k v o gate up down, norms, embeddings, other, all; a group whose base norm is 0 is left out."""
         moved, norm = dict.fromkeys(GROUPS, 0.0), dict.fromkeys(GROUPS, 0.0)
-        for block in sorted(self._sums):
-            for group in (group_of(block.name), "all"):
-                moved[group] += self._sums[block][0]
-                norm[group] += self._sums[block][1]
+        for name, of_delta, of_base in self._sums():
+            for group in (group_of(name), "all"):
+                moved[group] += of_delta
+                norm[group] += of_base
         return {group: math.sqrt(moved[group] / norm[group]) for group in GROUPS if norm[group]}
 
     def by_module(self) -> dict[str, list[float | None]]:
@@ -57,11 +69,11 @@ class DriftMeter:
         Kinds that the model does not have are left out; None where a layer has no such module, or only zeros in base.
         """
         sums: dict[tuple[str, int], tuple[float, float]] = {}
-        for block in sorted(self._sums):
-            kind, layer = group_of(block.name), LAYER.search(block.name)
+        for name, of_delta, of_base in self._sums():
+            kind, layer = group_of(name), LAYER.search(name)
             if kind in KINDS and layer:
                 moved, norm = sums.get((kind, int(layer[1])), (0.0, 0.0))
-                sums[kind, int(layer[1])] = moved + self._sums[block][0], norm + self._sums[block][1]
+                sums[kind, int(layer[1])] = moved + of_delta, norm + of_base
         num_layers = 1 + max((layer for _, layer in sums), default=-1)
         found: dict[str, list[float | None]] = {}
         for kind in KINDS:
