@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from configs.diagnosis import DIAGNOSTICS, DiagnosisConfig
 from configs.errors import ConfigError
 from configs.fusion import FUSIONS, FusionConfig
 from configs.loader import load_section
@@ -29,6 +30,7 @@ Calibration = Annotated[
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:1, ...")]
 DEFAULTS = RejuvenationConfig()
+MEASURED = DiagnosisConfig()
 
 
 def explained(command: Callable[..., None]) -> Callable[..., None]:
@@ -178,24 +180,80 @@ def _say_needs(base: Path | None, sft: Path, config: RejuvenationConfig) -> None
 @explained
 def diagnose(
     base: Base,
-    sft: Sft,
-    calibration: Annotated[Path, typer.Option(help='JSONL of {"messages": [...]} lines.')],
-    device: Device = DEFAULTS.device,
+    sft: Annotated[list[Path], typer.Option(help="SFT checkpoint directory; repeat it for a ladder.")],
+    calibration: Annotated[
+        Path | None,
+        typer.Option(help='JSONL of {"messages": [...]} or {"prompt", "response"}; best lines SFT has not seen.'),
+    ] = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help='JSONL of {"prompt" or "question" or "messages", "answer"}; default: the calibration\'s.'),
+    ] = None,
+    answer_marker: Annotated[
+        str | None, typer.Option(help="Grade only what follows the last of these, such as '#'.")
+    ] = None,
+    only: Annotated[str, typer.Option(help=f"Comma-separated: {', '.join(DIAGNOSTICS)}.")] = "all",
+    out: Annotated[Path | None, typer.Option(help="JSON file to write everything to.")] = None,
+    pairs: Annotated[int, typer.Option(help="Calibration pairs used.")] = MEASURED.calibration_pairs,
+    num_prompts: Annotated[int, typer.Option(help="Prompts sampled from.")] = MEASURED.prompts,
+    samples: Annotated[int, typer.Option(help="Rollouts per prompt.")] = MEASURED.samples,
+    group_size: Annotated[int, typer.Option(help="Rollouts per GRPO group.")] = MEASURED.group_size,
+    k: Annotated[int, typer.Option(help="k of pass@k.")] = MEASURED.k,
+    max_new_tokens: Annotated[int, typer.Option(help="Longest response sampled.")] = MEASURED.max_new_tokens,
+    rollout_batch: Annotated[int, typer.Option(help="Sequences sampled at once.")] = MEASURED.rollout_batch,
+    batch_tokens: Annotated[int, typer.Option(help="Tokens of one backward pass.")] = MEASURED.batch_tokens,
+    sharpness_pairs: Annotated[
+        int, typer.Option(help="Pairs that sharpness is measured on.")
+    ] = MEASURED.sharpness_pairs,
+    rank_max_side: Annotated[
+        int, typer.Option(help="Largest smaller side of a matrix whose effective rank is measured.")
+    ] = MEASURED.rank_max_side,
+    dtype: Annotated[str, typer.Option(help=f"Of the model: {', '.join(SCORING_DTYPES)}.")] = MEASURED.dtype,
+    device: Device = MEASURED.device,
+    seed: Annotated[int, typer.Option(help="Of everything drawn.")] = MEASURED.seed,
 ) -> None:
-    """Show entropy and drift of an SFT checkpoint next to its base."""
-    config = RejuvenationConfig(device=device)
-    check_checkpoint(base, "--base")
-    check_checkpoint(sft, "--sft")
-    from rejuvenation.diagnosis import diagnose as run
-    from rejuvenation.pairs import load_pairs
-
-    diagnosis = run(base, sft, load_pairs(calibration, sft), config)
-    typer.echo(f"mean entropy (nats): base {diagnosis.entropy_base:.3f}, sft {diagnosis.entropy_sft:.3f}")
-    typer.echo(
-        f"tokens with high entropy: base {diagnosis.high_entropy_share_base:.1%}, "
-        f"sft {diagnosis.high_entropy_share_sft:.1%}"
+    """Measure the plasticity of SFT checkpoints next to their base, and say what to do with each."""
+    config = DiagnosisConfig(
+        only=DIAGNOSTICS if only == "all" else tuple(name.strip() for name in only.split(",")),
+        calibration_pairs=pairs,
+        prompts=num_prompts,
+        samples=samples,
+        group_size=group_size,
+        k=k,
+        max_new_tokens=max_new_tokens,
+        rollout_batch=rollout_batch,
+        batch_tokens=batch_tokens,
+        sharpness_pairs=sharpness_pairs,
+        rank_max_side=rank_max_side,
+        dtype=dtype,
+        device=device,
+        seed=seed,
     )
-    typer.echo("drift ||sft - base|| / ||base||: " + ", ".join(f"{k} {v:.4f}" for k, v in diagnosis.drift.items()))
+    check_checkpoint(base, "--base")
+    for directory in sft:
+        check_checkpoint(directory, "--sft")
+    if out is not None and (out.is_dir() or not out.resolve().parent.is_dir()):
+        raise ConfigError("--out", "must name a file in an existing directory", str(out), "Check the path.")
+    from rejuvenation.diagnostics.asked import Asked, save
+
+    asked = Asked.of(sft[0], calibration, prompts, answer_marker)
+    from rejuvenation.diagnosis import diagnose as run
+
+    found = run(
+        base,
+        sft,
+        asked.pairs,
+        prompts=[prompt.token_ids for prompt in asked.prompts],
+        reward=asked.grader,
+        config=config,
+        say=lambda line: typer.echo(line, err=True),
+    )
+    from rejuvenation.diagnostics.side_by_side import show
+
+    show(found, asked.graded_by)
+    if out is not None:
+        save(out, base, found, asked.graded_by, config)
+        typer.echo(str(out))
 
 
 def main() -> None:

@@ -82,14 +82,23 @@ class DriftMeter:
                 found[kind] = [math.sqrt(moved / norm) if norm else None for moved, norm in pairs]
         return found
 
+    def by_tensor(self) -> dict[str, float]:
+        """Drift of every tensor, in the order of their names; one whose base norm is 0 is left out."""
+        return {name: math.sqrt(moved / norm) for name, moved, norm in self._sums() if norm}
+
 
 def drift(alignment: Alignment) -> dict[str, float]:
     """Drift by group of tensors; what is left out is said by `unmeasured`. One pass over the weight files."""
+    return measured(alignment).by_group()
+
+
+def measured(alignment: Alignment) -> DriftMeter:
+    """The meter after all blocks. One pass over the weight files."""
     meter = DriftMeter(alignment)
     with workers() as pool:
         for _ in in_order(pool, meter.measure, blocks_of(alignment.sft.entries.values())):
             pass
-    return meter.by_group()
+    return meter
 
 
 def unmeasured(alignment: Alignment) -> list[str]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from rejuvenation import charts, colours, marked_tokens
-from rejuvenation.diagnosis import HIGH_ENTROPY
+from rejuvenation.diagnostics.token_entropy import HIGH_ENTROPY
 from rejuvenation.heat_maps import drift_map, reset_map
 from rejuvenation.report import Report
 from rejuvenation.verdict import nats, percent, verdict
