@@ -68,6 +68,11 @@ class RejuvenationConfig:
     """Where the model is scored: `auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1`, ..."""
     fusion: FusionConfig = field(default_factory=FusionConfig)
     """Settings of the other fusions."""
+    gate: bool = False
+    """Whether a run samples training prompts from the SFT and the repaired checkpoint first, and starts RL from the one
+    with the better pass@k (`evaluation.k` of `evaluation.samples`)."""
+    gate_prompts: int = 64
+    """Training prompts that the gate samples."""
     timeout_s: float = 3600.0
     """Longest the rejuvenation of a run may take, downloads of named checkpoints included."""
 
@@ -79,7 +84,7 @@ class RejuvenationConfig:
         if not DEVICE.fullmatch(self.device):
             fix = "Leave it at auto to take a GPU where there is one."
             raise ConfigError(section + "device", "must be auto, cpu, cuda or cuda:N", self.device, fix)
-        for name in ("calibration_pairs", "target_tokens"):
+        for name in ("calibration_pairs", "target_tokens", "gate_prompts"):
             bounds.at_least(section, name, getattr(self, name), 1)
         if self.union_cap is not None:
             bounds.above(section, "union_cap", self.union_cap, 0.0)

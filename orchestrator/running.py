@@ -12,6 +12,7 @@ from configs.run import RunConfig
 from orchestrator import checkpoints, loggers, loop, run_directory
 from orchestrator.checkpoints import RunState
 from orchestrator.console import Console, diagnosis
+from orchestrator.gate import pass_gate
 from orchestrator.launchers import launch
 from orchestrator.parcel import Parcel
 from orchestrator.workers import Workers
@@ -126,6 +127,10 @@ def start_policy(config: RunConfig, workers: Workers, run_dir: Path, console: Co
     if parcel.report:
         for line in diagnosis(parcel.report):
             console.explain(line)
+        if config.rejuvenation.gate:
+            with console.stage("gate passed"):
+                parcel, decision = pass_gate(config, workers, parcel, run_dir)
+            console.explain(decision.sentence)
     with console.stage("weights handed to the learners"):
         workers.load(parcel, config)
     state = RunState(step=0, policy_version=0)

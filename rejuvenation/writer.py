@@ -96,46 +96,47 @@ def write_checkpoint(directory: Path, like: CheckpointReader, rows: Rows) -> dic
         digest = xxhash.xxh3_64(shard.header)
         with (directory / shard.file).open("wb", buffering=0) as file, workers() as pool:
             file.write(shard.header)
-            write = BlockWriter(file.fileno(), len(shard.header), like, rows)
-            for data, buffer in in_order(pool, write, blocks_of(shard.entries)):
+            blocks = BlockBytes(like, rows)
+            for data, buffer in in_order(pool, blocks, blocks_of(shard.entries)):
                 digest.update(data)
-                write.free.append(buffer)
+                write_all(file.fileno(), data)
+                blocks.free.append(buffer)
         hashes[shard.file] = digest.hexdigest()
         expected = (like.directory / shard.file).stat().st_size
         assert (directory / shard.file).stat().st_size == expected, shard.file
     return hashes
 
 
-class BlockWriter:
-    """Computes and writes blocks of one file, from several threads; gives back the bytes and the buffer they lie in.
+def write_all(descriptor: int, data: memoryview) -> None:
+    """Append bytes to a file; a full disk may take a part of them before it refuses the rest."""
+    while data:
+        data = data[os.write(descriptor, data) :]
+
+
+class BlockBytes:
+    """Computes the bytes of blocks, from several threads; gives back the buffer they lie in, to be used again.
+
+    One thread writes them: a file system lets one at a time write to a file, and others would spin.
 
     Args:
-        descriptor: of the file.
-        begin: where its tensors begin.
         like: the SFT checkpoint.
         rows: gives the values.
     """
 
-    def __init__(self, descriptor: int, begin: int, like: CheckpointReader, rows: Rows) -> None:
-        self.descriptor, self.begin, self.like, self.rows = descriptor, begin, like, rows
+    def __init__(self, like: CheckpointReader, rows: Rows) -> None:
+        self.like, self.rows = like, rows
         self.free: list[torch.Tensor] = []
         """Buffers to use again."""
 
     def __call__(self, block: Block) -> tuple[memoryview, torch.Tensor]:
-        """Write one block where it belongs."""
+        """The bytes of one block, and the buffer."""
         entry = self.like.entries[block.name]
         shape = (block.stop - block.start, *entry.shape[1:]) if entry.shape else ()
         size = torch.Size(shape).numel() * entry.dtype.itemsize
         buffer = self._buffer(size)
         values = self.rows(block, buffer[:size].view(entry.dtype).view(shape))
         assert values.dtype == entry.dtype, (block.name, values.dtype)
-        data = memoryview(values.contiguous().reshape(-1).view(torch.uint8).numpy())
-        offset = self.begin + entry.offset + block.start * (size // max(1, block.stop - block.start))
-        left = data
-        while left:  # a full disk may take a part before it refuses the rest
-            written = os.pwrite(self.descriptor, left, offset)
-            left, offset = left[written:], offset + written
-        return data, buffer
+        return memoryview(values.contiguous().reshape(-1).view(torch.uint8).numpy()), buffer
 
     def _buffer(self, size: int) -> torch.Tensor:
         """A buffer of at least `size` bytes."""

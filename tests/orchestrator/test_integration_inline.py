@@ -15,16 +15,18 @@ from pathlib import Path
 import pytest
 import torch
 
+from configs.loader import load
 from orchestrator import checkpoints, trajectories
 from orchestrator.console import Console
 from orchestrator.episode import EpisodeJob, Sampling
+from orchestrator.gate import pass_gate
 from orchestrator.launchers import launch
 from orchestrator.loggers import read_metrics
 from orchestrator.rejuvenating import read_tensors
-from orchestrator.running import open_run, run_on
+from orchestrator.running import open_run, run_on, start_policy
 from policies.batching import Sample
 from policies.losses import Loss
-from tests.orchestrator.setting import small_run
+from tests.orchestrator.setting import overrides, small_run
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +152,31 @@ def test_version_zero_in_the_engine_equals_the_rejuvenated_checkpoint(workers, c
     assert set(expected) <= set(held)
     for name, tensor in expected.items():
         assert torch.equal(held[name].to(torch.float32), tensor.to(torch.float32)), name
+
+
+def test_gate_starts_rl_from_the_better_checkpoint_and_remembers_it(workers, config, folder):
+    start = [*overrides(folder, folder / "gated"), "launcher=inline", "rejuvenation.gate=true", "evaluation.samples=4"]
+    for extra, name in (
+        (["rejuvenation.gate_prompts=6"], "gated"),
+        (["rejuvenation.alpha=1", "rejuvenation.rho=0"], "same"),
+    ):
+        run_dir = folder / name
+        gated = load([], [*start, *extra, f"run_dir={run_dir}"])
+        open_run(gated, run_dir)
+        parcel, _ = start_policy(gated, workers, run_dir, Console())
+        decision = json.loads((run_dir / "gate.json").read_text())
+        before, after = decision["sft"], decision["rejuvenated"]
+        better = (after["pass_at_k"], after["signal"]) > (before["pass_at_k"], before["signal"])
+        assert decision["kept"] == ("rejuvenated" if better else "sft")
+        kept = run_dir / "rejuvenated" if better else gated.model.sft
+        engine = workers.rollouts[0].start("weights").result(60)
+        for tensor, value in read_tensors(str(kept)):
+            assert torch.equal(engine[tensor], value), tensor
+        assert parcel.report["steps"], "the report stays"
+    assert before == after, "alpha 1 repairs nothing: the same weights, prompts and seeds"
+    assert "no repair needed" in decision["sentence"]
+    (run_dir / "gate.json").write_text(json.dumps({**decision, "kept": "rejuvenated"}))
+    assert pass_gate(gated, workers, parcel, run_dir)[1].kept == "rejuvenated", "a resumed run measures nothing again"
 
 
 def test_engine_and_learner_agree_over_five_updates(workers, config, finished):

@@ -86,20 +86,20 @@ def test_full_disk_leaves_nothing(tmp_path, monkeypatch):
     base, sft = save(qwen2(0), tmp_path / "base"), save(moved(qwen2(0), 1), tmp_path / "sft")
     written = []
 
-    def pwrite(descriptor, data, offset, plain=os.pwrite):
+    def write(descriptor, data, plain=os.write):
         if len(written) > 5:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-        written.append(plain(descriptor, data[: max(1, len(data) // 2)], offset))
+        written.append(plain(descriptor, data[: max(1, len(data) // 2)]))
         return written[-1]
 
-    monkeypatch.setattr(os, "pwrite", pwrite)
+    monkeypatch.setattr(os, "write", write)
     with pytest.raises(OSError, match="No space left"):
         transform(base, sft, tmp_path / "out", RejuvenationConfig(steps=["fusion.linear"]), seed=0)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["base", "sft"]
     monkeypatch.undo()
     halves = []
     monkeypatch.setattr(
-        os, "pwrite", lambda d, data, o, plain=os.pwrite: halves.append(1) or plain(d, data[: len(data) // 2 + 1], o)
+        os, "write", lambda d, data, plain=os.write: halves.append(1) or plain(d, data[: len(data) // 2 + 1])
     )
     transform(base, sft, tmp_path / "parts", RejuvenationConfig(steps=["fusion.linear"]), seed=0)
     monkeypatch.undo()
