@@ -18,8 +18,6 @@ from orchestrator.demonstrations import demonstrations
 from orchestrator.parcel import Parcel, read_small_files
 from orchestrator.transport import Transport, publish
 
-ANSWER_TOKENS = 256
-
 
 class RejuvenationWorker:
     """Transforms or reads a checkpoint where it lies; constructible without Ray."""
@@ -127,6 +125,7 @@ def calibration_pairs(config: RejuvenationConfig, environment: EnvironmentConfig
     """
     from policies.rendering import load_renderer
     from rejuvenation import load_pairs
+    from rejuvenation.answers import greedy_answers
 
     if config.calibration is not None:
         return load_pairs(config.calibration, sft)
@@ -141,7 +140,7 @@ def calibration_pairs(config: RejuvenationConfig, environment: EnvironmentConfig
     if pairs:
         return pairs  # `transform` draws `calibration_pairs` of them by seed
     prompts = [renderer.prompt(demonstration.opening, demonstration.tools) for demonstration in shown]
-    return greedy_pairs(config, sft, prompts)
+    return greedy_answers(sft, prompts, config)
 
 
 def turn_pairs(token_ids: list[int], loss_mask: list[int]) -> list[Any]:
@@ -153,32 +152,4 @@ def turn_pairs(token_ids: list[int], loss_mask: list[int]) -> list[Any]:
     for start, end in itertools.pairwise(edges):
         if loss_mask[start]:
             pairs.append(TokenPair(token_ids[:start], token_ids[start:end]))
-    return pairs
-
-
-def greedy_pairs(config: RejuvenationConfig, checkpoint: str, prompts: list[list[int]]) -> list[Any]:
-    """Greedy answers of a checkpoint, at most `ANSWER_TOKENS` long, one prompt at a time (no padding, no surprises).
-
-    On `rejuvenation.device`, whose memory is free again afterwards: the learner needs it next.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    from rejuvenation import TokenPair
-
-    device = config.device
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModelForCausalLM.from_pretrained(checkpoint, trust_remote_code=False).to(device).eval()
-    pairs = []
-    for prompt in prompts:
-        ids = torch.tensor([prompt], device=device)
-        with torch.no_grad():
-            out = model.generate(
-                ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=ANSWER_TOKENS
-            )
-        pairs.append(TokenPair(prompt, out[0, len(prompt) :].tolist()))
-    del model
-    if device != "cpu":
-        torch.cuda.empty_cache()
     return pairs

@@ -60,6 +60,10 @@ def transform(
         typer.Option(help="Base checkpoint, or an early SFT checkpoint as the anchor; not for steps that need none."),
     ] = None,
     calibration: Calibration = None,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(help="Without --calibration: JSONL of prompts, which the SFT checkpoint answers greedily."),
+    ] = None,
     steps: Annotated[
         str,
         typer.Option(
@@ -122,25 +126,38 @@ def transform(
         device=device,
         scoring_dtype=scoring_dtype,
     )
-    if calibration is None and config.needs_pairs:
-        fix = "Give --calibration data.jsonl, such as lines of the SFT data; or --steps fusion.linear for fusion alone."
+    if calibration is None and prompts is None and config.needs_pairs:
+        fix = (
+            "Give --calibration data.jsonl, such as lines of the SFT data, or --prompts for prompts alone; or "
+            "--steps fusion.linear for fusion alone."
+        )
         raise ConfigError("--calibration", "is needed to score neurons for the reset", None, fix)
-    if calibration is not None and not calibration.is_file():
-        raise ConfigError("--calibration", "must be an existing JSONL file", str(calibration), "Check the path.")
+    for option, file in (("--calibration", calibration), ("--prompts", prompts)):
+        if file is not None and not file.is_file():
+            raise ConfigError(option, "must be an existing JSONL file", str(file), "Check the path.")
     if base is None and config.needs_base:
         raise ConfigError("--base", "must be given: a step looks at it", None, "Give it, or an early SFT checkpoint.")
     inputs = {"--sft": sft} if base is None else {"--base": base, "--sft": sft}
     for option, directory in inputs.items():
         check_checkpoint(directory, option)
     check_output(out, list(inputs.values()), weight_bytes(sft, "--sft"))
-    _say_needs(base, sft, config)
+    _say_needs(base, sft, config, scored=calibration is not None or prompts is not None)
     if dry_run:
+        if calibration is not None:
+            from rejuvenation.pairs import load_pairs
+
+            typer.echo(f"pairs    {len(load_pairs(calibration, sft)):,} in {calibration}, at most {pairs} are used")
         typer.echo(f"dry run: nothing was written; without --dry-run the checkpoint goes to {out}")
         return
     from rejuvenation.page import PAGE_FILE
     from rejuvenation.pipeline import transform as run
 
-    report = run(base, sft, out, config, seed=seed)
+    asked: list[list[int]] = []
+    if calibration is None and prompts is not None:
+        from rejuvenation.diagnostics.prompts import load_prompts
+
+        asked = [prompt.token_ids for prompt in load_prompts(prompts, sft)]
+    report = run(base, sft, out, config, prompts=asked, seed=seed)
     typer.echo(f"{out}: reset {report.num_reset} of {report.num_neurons} neurons ({report.effective_ratio:.1%})")
     if report.entropy_at_targets is not None and report.entropy_on_responses is not None:
         for where, entropy in (
@@ -159,7 +176,7 @@ def transform(
     typer.echo(f"for people: {out / PAGE_FILE}")
 
 
-def _say_needs(base: Path | None, sft: Path, config: RejuvenationConfig) -> None:
+def _say_needs(base: Path | None, sft: Path, config: RejuvenationConfig, *, scored: bool) -> None:
     """Check what can be checked without scoring, and say what the repair reads, writes and holds in memory."""
     from rejuvenation.alignment import Alignment
     from rejuvenation.checkpoint import CheckpointReader
@@ -170,7 +187,7 @@ def _say_needs(base: Path | None, sft: Path, config: RejuvenationConfig) -> None
     alignment = Alignment(reader if base is None else CheckpointReader(base, "base"), reader)
     if config.criterion is not None:
         typer.echo(f"neurons  {NeuronTable.of(alignment.sft).total:,}")
-    needs = Needs.of(alignment.base, alignment.sft, config, scored=config.calibration is not None)
+    needs = Needs.of(alignment.base, alignment.sft, config, scored=scored)
     needs.check()
     for line in needs.lines():
         typer.echo(line)

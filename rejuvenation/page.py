@@ -15,6 +15,7 @@ PAGE_FILE = "report.html"
 FIGURES = "report_figures"
 TEMPLATES = Path(__file__).parent / "templates"
 STAGES = {
+    "answers": "answering the prompts greedily",
     "load": "reading the SFT model into memory",
     "entropy": "token entropies of the four checkpoints",
     "attribution": "scoring every neuron at the target tokens",

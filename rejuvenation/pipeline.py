@@ -16,6 +16,7 @@ import torch
 from configs.errors import ConfigError
 from configs.rejuvenation import RejuvenationConfig
 from rejuvenation.alignment import Alignment
+from rejuvenation.answers import greedy_answers
 from rejuvenation.blocks import Block, Workspace
 from rejuvenation.checkpoint import CheckpointReader
 from rejuvenation.directories import check_output, weight_bytes
@@ -66,6 +67,7 @@ def transform(
     config: RejuvenationConfig,
     pairs: Sequence[TokenPair] = (),
     *,
+    prompts: Sequence[Sequence[int]] = (),
     seed: int,
 ) -> Report:
     """Repair an over-trained SFT checkpoint and write it as an ordinary Hugging Face checkpoint with its report.
@@ -79,8 +81,9 @@ def transform(
         sft_dir: the over-trained checkpoint; config, tokenizer, dtypes and shard layout come from it.
         out_dir: must not exist yet, or be empty.
         config: the method's settings.
-        pairs: calibration pairs; without any, those of the file `config.calibration` are used, if it is set. Needed
-            where neurons are scored (`config.needs_pairs`).
+        pairs: calibration pairs; without any, those of the file `config.calibration` are used, if it is set.
+        prompts: token ids; without pairs, the SFT checkpoint's greedy answers to `config.calibration_pairs` of them are
+            the pairs. One of the three is needed where neurons are scored (`config.needs_pairs`).
         seed: draws the calibration pairs, and what is random in the steps.
 
     Returns:
@@ -91,7 +94,7 @@ def transform(
         ValueError: a tensor of the two checkpoints does not match; the message names it.
     """
     out_dir = Path(out_dir)
-    if config.needs_pairs and not pairs and config.calibration is None:
+    if config.needs_pairs and not pairs and not prompts and config.calibration is None:
         rule = "must be given: the reset scores neurons on prompt-response pairs"
         fix = "Give pairs (a JSONL file), or leave the reset out of rejuvenation.steps for fusion alone."
         raise ConfigError("rejuvenation.calibration", rule, None, fix)
@@ -104,9 +107,16 @@ def transform(
     check_output(out_dir, [base.directory, sft.directory], weight_bytes(sft.directory, sft.role))
     alignment = Alignment(base, sft)
     table = NeuronTable.of(sft) if config.criterion is not None else None
-    Needs.of(base, sft, config, scored=bool(pairs) or config.calibration is not None).check()
+    Needs.of(base, sft, config, scored=bool(pairs or prompts) or config.calibration is not None).check()
     if not pairs and config.calibration is not None:
         pairs = load_pairs(config.calibration, sft_dir)
+    notes = []
+    if not pairs and prompts:
+        chosen = draw([TokenPair(list(ids), [0]) for ids in prompts], config.calibration_pairs, seed)
+        with clock.stage("answers"):
+            pairs = greedy_answers(sft_dir, [pair.prompt_ids for pair in chosen], config)
+        drawn_from = f"{len(pairs)} of {len(prompts)} prompts"
+        notes.append(f"calibration pairs: greedy answers of the SFT checkpoint to {drawn_from}")
     drawn = draw(pairs, config.calibration_pairs, seed)
     measurement = Measurement(table)
     if drawn:
@@ -115,6 +125,7 @@ def transform(
         measurement.selected = reset_set(config, table, alignment, None, seed)[0]
     with clock.stage("statistics"):
         fused = measurement.fused or Fused(alignment, config, seed=seed)
+    measurement.notes[:0] = notes
     repair, meter = Repair(fused, config, measurement.table, measurement.selected), DriftMeter(alignment)
     workspace = Workspace()
 

@@ -95,7 +95,7 @@ def write_checkpoint(directory: Path, like: CheckpointReader, rows: Rows) -> dic
     for shard in like.shards:
         digest = xxhash.xxh3_64(shard.header)
         with (directory / shard.file).open("wb", buffering=0) as file, workers() as pool:
-            file.write(shard.header)
+            write_all(file.fileno(), memoryview(shard.header))
             blocks = BlockBytes(like, rows)
             for data, buffer in in_order(pool, blocks, blocks_of(shard.entries)):
                 digest.update(data)

@@ -58,7 +58,7 @@ class Material:
             return xxhash.xxh3_64_intdigest(str(given[index]).encode(), seed=config.seed), index
 
         chosen = sorted(range(len(given)), key=key)[: config.prompts]
-        end_ids, decode = _reader(directory) if given else ([], str)
+        end_ids, decode = reader_of(directory) if given else ([], str)
         drawn = draw(pairs, config.calibration_pairs, config.seed)
         return cls(drawn, [given[index] for index in chosen], chosen, reward, end_ids, decode)
 
@@ -83,7 +83,7 @@ class Material:
         return [f"{name} is left out: it needs {what}" for name, what in missing]
 
 
-def _reader(directory: Path) -> tuple[list[int], Callable[[list[int]], str]]:
+def reader_of(directory: Path) -> tuple[list[int], Callable[[list[int]], str]]:
     """End tokens and decoder of a checkpoint; one without a tokenizer ends as its config says, and reads as numbers."""
     ends: set[int] = set()
     for file in ("config.json", "generation_config.json"):

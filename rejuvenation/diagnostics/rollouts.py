@@ -19,6 +19,7 @@ def sample(
     max_new_tokens: int,
     batch_size: int,
     seed: int,
+    greedy: bool = False,
 ) -> list[list[TokenPair]]:
     """Sample at temperature 1 from the whole vocabulary, as GRPO does: no top-k, top-p or penalty.
 
@@ -33,6 +34,7 @@ def sample(
         max_new_tokens: longest response; less where the model's positions end earlier.
         batch_size: sequences generated at once.
         seed: of the sampling.
+        greedy: take the likeliest token each time instead.
 
     Returns:
         [prompts][n] pairs of the prompt and what was sampled.
@@ -43,7 +45,8 @@ def sample(
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     jobs = [index for index in order for _ in range(samples)]
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    settings = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "eos_token_id": list(end_ids) or None}
+    how = {"do_sample": False} if greedy else {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+    settings = {**how, "eos_token_id": list(end_ids) or None}
     rollouts: list[list[TokenPair]] = [[] for _ in prompts]
     own = model.generation_config
     devices = [device] if device.type == "cuda" else []

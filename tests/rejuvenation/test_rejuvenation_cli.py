@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -52,8 +53,10 @@ def test_transform_writes_a_checkpoint_and_says_what_it_did(tmp_path: Path, toke
 
 
 @pytest.mark.parametrize("app", [cli.app, orchestrator.cli.app], ids=["rejuvenation", "rejuvenate"])
-def test_dry_run_says_what_is_needed_and_writes_nothing(tmp_path: Path, app: typer.Typer) -> None:
+def test_dry_run_says_what_is_needed_and_writes_nothing(tmp_path: Path, app: typer.Typer, tokenizer_dir: Path) -> None:
     base_dir, sft_dir = save(qwen2(0), tmp_path / "base"), save(qwen2(1), tmp_path / "sft")
+    for path in tokenizer_dir.iterdir():
+        shutil.copy(path, sft_dir)
     data = write(tmp_path / "data.jsonl", {"prompt": "1+1=", "response": "2"})
     before = sorted(tmp_path.rglob("*"))
     places = ("--base", base_dir, "--sft", sft_dir, "--out", tmp_path / "out", "--calibration", data)
@@ -67,9 +70,14 @@ def test_dry_run_says_what_is_needed_and_writes_nothing(tmp_path: Path, app: typ
         f"reads    {2 * size / 1e3:.3g} kB",
         f"writes   {size / 1e3:.3g} kB",
         f"one model on cpu to score pairs: {weights / 1e3:.3g} kB in bfloat16",
+        "pairs    1 in",
         "nothing was written",
     ):
         assert words in result.stdout
+    data.write_text('{"prompt": "1+1="}\n')
+    broken = CliRunner().invoke(app, line, catch_exceptions=False)
+    assert broken.exit_code == 2, "a dry run reads the calibration lines too"
+    assert "line 1" in broken.output
     assert sorted(tmp_path.rglob("*")) == before
 
 
