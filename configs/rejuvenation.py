@@ -68,6 +68,9 @@ class RejuvenationConfig:
     """Where the model is scored: `auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1`, ..."""
     fusion: FusionConfig = field(default_factory=FusionConfig)
     """Settings of the other fusions."""
+    plasticity: bool = False
+    """Whether sharpness, pass@k and gradient signal before and after are measured on the calibration pairs and shown in
+    the report; takes ten times the model's memory and some minutes."""
     gate: bool = False
     """Whether a run samples training prompts from the SFT and the repaired checkpoint first, and starts RL from the one
     with the better pass@k (`evaluation.k` of `evaluation.samples`)."""

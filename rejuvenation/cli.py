@@ -100,6 +100,9 @@ def transform(
         str, typer.Option(help=f"What a reset neuron becomes: {', '.join(RESET_TARGETS)}.")
     ] = DEFAULTS.reset_target,
     strength: Annotated[float, typer.Option(help="Share of the way to the reset target.")] = DEFAULTS.strength,
+    plasticity: Annotated[
+        bool, typer.Option("--plasticity", help="Measure sharpness and gradient signal too; ten times the memory.")
+    ] = DEFAULTS.plasticity,
     device: Device = DEFAULTS.device,
     scoring_dtype: Annotated[
         str, typer.Option(help=f"Of the scored model: {', '.join(SCORING_DTYPES)}.")
@@ -123,6 +126,7 @@ def transform(
         frozen_norm=frozen_norm,
         reset_target=reset_target,
         strength=strength,
+        plasticity=plasticity,
         device=device,
         scoring_dtype=scoring_dtype,
     )

@@ -18,6 +18,7 @@ STAGES = {
     "answers": "answering the prompts greedily",
     "load": "reading the SFT model into memory",
     "entropy": "token entropies of the four checkpoints",
+    "plasticity": "sharpness, rollouts and gradients",
     "attribution": "scoring every neuron at the target tokens",
     "statistics": "measuring whole tensors, where a fusion has to",
     "write": "fusing, measuring drift, writing, hashing",

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from configs.errors import ConfigError
 from configs.rejuvenation import RejuvenationConfig
@@ -28,6 +29,7 @@ from rejuvenation.needs import Needs
 from rejuvenation.neurons import KINDS, NeuronTable
 from rejuvenation.page import write_page
 from rejuvenation.pairs import TokenPair, draw, load_pairs
+from rejuvenation.plasticity import Plasticity
 from rejuvenation.repair import Repair
 from rejuvenation.report import EntropyReport, Report
 from rejuvenation.reset_set import Evidence, reset_set
@@ -56,6 +58,8 @@ class Measurement:
     """The fused weights, with what was measured for them."""
     entropies: dict[str, list[torch.Tensor]] = field(default_factory=dict)
     """By checkpoint (base, sft, fused, rejuvenated) and pair: [response tokens], nats."""
+    plasticity: dict[str, float] | None = None
+    """Sharpness and gradient signal, by what is measured and checkpoint; see `Plasticity.found`."""
     notes: list[str] = field(default_factory=list)
     """What could not be measured."""
 
@@ -187,10 +191,20 @@ def measure(
     if missing and table is None:  # fusion works all the same
         result.notes.append(f"entropies were not measured: the model computes with {missing[0]}, which is not stored")
         return result
-    with clock.stage("entropy"):
-        result.entropies["sft"] = entropies(model, pairs, "sft")
-        put_weights(model, alignment.base_items())
-        result.entropies["base"] = entropies(model, pairs, "base")
+    plasticity = Plasticity(alignment.sft, config, pairs, seed) if config.plasticity else None
+
+    def look(filled: nn.Module, checkpoint: str) -> None:
+        """Measure the model that holds a checkpoint's weights."""
+        with clock.stage("entropy"):
+            result.entropies[checkpoint] = entropies(filled, pairs, checkpoint)
+        if plasticity is not None:
+            with clock.stage("plasticity"):
+                plasticity.add(filled, checkpoint)
+            result.plasticity = plasticity.found
+
+    look(model, "sft")
+    put_weights(model, alignment.base_items())
+    look(model, "base")
     gaps = [sft - base for sft, base in zip(result.entropies["sft"], result.entropies["base"], strict=True)]
     result.targets = [target_tokens(gap, config.target_tokens) for gap in gaps]
     if table is not None:
@@ -200,13 +214,12 @@ def measure(
             result.selected, result.reconstruction_error = reset_set(config, table, alignment, evidence, seed)
     with clock.stage("statistics"):
         result.fused = Fused(alignment, config, seed=seed)
-    with clock.stage("entropy"):
-        put_weights(model, result.fused.items())
-        result.entropies["fused"] = entropies(model, pairs, "fused")
-        result.entropies["rejuvenated"] = result.entropies["fused"]
-        if result.selected is not None:
-            put_weights(model, Repair(result.fused, config, table, result.selected).items())
-            result.entropies["rejuvenated"] = entropies(model, pairs, "rejuvenated")
+    put_weights(model, result.fused.items())
+    look(model, "fused")
+    result.entropies["rejuvenated"] = result.entropies["fused"]
+    if result.selected is not None:
+        put_weights(model, Repair(result.fused, config, table, result.selected).items())
+        look(model, "rejuvenated")
     device = next(model.parameters()).device
     del model
     if device.type == "cuda":
@@ -290,4 +303,5 @@ def _report(
         neurons=table.counts(torch.ones(total, dtype=torch.bool)) if table is not None else {},
         entropy_histograms=EntropyHistograms.of(measurement.entropies, measurement.targets),
         excerpts=shown,
+        plasticity=measurement.plasticity,
     )

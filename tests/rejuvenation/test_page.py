@@ -241,7 +241,7 @@ def test_sharpness_and_gradient_signal_are_shown_where_they_were_measured(report
     assert "310.2" in text
     assert "45.5" in text
     assert "probe batches: 4" in text
-    assert "Not measured in this repair." not in text
+    assert "Not measured in this repair" not in text
 
 
 def test_text_can_be_read_on_every_shade() -> None:
