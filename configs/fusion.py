@@ -60,7 +60,6 @@ class FusionConfig:
         for name in ("density", "spikes", "shrink"):
             bounds.within(section, name, getattr(self, name), 0.0, 1.0)
         bounds.within(section, "drop", self.drop, 0.0, 0.999)
-        bounds.within(section, "spikes", self.spikes, 0.0, 1.0 - self.density)
         for name in ("norm_ratio", "spike_limit", "tau", "spectral_limit"):
             bounds.above(section, name, getattr(self, name), 0.0)
         bounds.at_least(section, "noise", self.noise, 0.0)

@@ -93,6 +93,10 @@ class RejuvenationConfig:
             bounds.above(section, "union_cap", self.union_cap, 0.0)
             bounds.within(section, "union_cap", self.union_cap, 0.0, 1.0)
         check_steps(self.steps)
+        kept = self.fusion.density + self.fusion.spikes
+        if "breadcrumbs" in self.fusions and kept > 1.0 + 1e-9:
+            rule = "must leave room for fusion.density: the two add up to 1 at most"
+            raise ConfigError(section + "fusion.spikes", rule, self.fusion.spikes, "Lower one of them.")
         for name, allowed in (
             ("ranking", RANKINGS),
             ("score_sign", SCORE_SIGNS),

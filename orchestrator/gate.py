@@ -14,6 +14,7 @@ from orchestrator.run_directory import write_atomic
 from orchestrator.seeding import derive
 from orchestrator.steps import TaskOrder
 from orchestrator.workers import Workers
+from policies.trajectory import FAILED
 
 GATE_FILE = "gate.json"
 
@@ -28,6 +29,8 @@ class Measured:
     """Chance that one of k solves it; unbiased (arXiv 2107.03374, Eq. 1)."""
     signal: float
     """Share of tasks that some, but not all, of their episodes solved: groups that RL can learn from."""
+    failed: int = 0
+    """Episodes whose environment failed or was late; they count as unsolved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +87,8 @@ def decide(sft: Measured, rejuvenated: Measured, k: int, prompts: int) -> Decisi
         f"after the repair, groups with a signal {sft.signal:.0%} and {rejuvenated.signal:.0%}: RL starts from the "
         f"{kept} checkpoint" + ("" if better else "; no repair needed")
     )
+    if sft.failed or rejuvenated.failed:
+        sentence += f" (episodes whose environment failed: {sft.failed} and {rejuvenated.failed})"
     return Decision(kept, sentence, sft, rejuvenated)
 
 
@@ -100,10 +105,19 @@ def measure(config: RunConfig, workers: Workers, parcel: Parcel) -> Measured:
     ]
     sampling = Sampling(config.evaluation.temperature, config.rollout.max_tokens)
     solved = [0] * prompts
-    for trajectory in workers.generate(jobs, config.environment, sampling):
+    trajectories = workers.generate(jobs, config.environment, sampling)
+    failed = [trajectory for trajectory in trajectories if trajectory.status in FAILED]
+    if len(failed) == len(trajectories):
+        first = failed[0]
+        raise RuntimeError(
+            f"all {len(failed)} episodes of the gate failed, the first one as {first.status}: {first.error}. "
+            "The rollout workers' logs have the traceback."
+        )
+    for trajectory in trajectories:
         solved[trajectory.group] += succeeded(trajectory)
     return Measured(
         mean([count / samples for count in solved]),
         mean([pass_at_k(samples, count, config.evaluation.k) for count in solved]),
         mean([float(0 < count < samples) for count in solved]),
+        len(failed),
     )

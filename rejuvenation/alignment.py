@@ -104,8 +104,7 @@ class Alignment:
 
     def base_tensor(self, name: str) -> torch.Tensor:
         """Base's value of the SFT tensor `name`, in its shape."""
-        shape = self.sft.entries[name].shape
-        return self.base_rows(name, 0, shape[0] if shape else 0)
+        return self.base_rows(name, 0, self.sft.entries[name].num_rows)
 
     def base_items(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Base in the SFT checkpoint's shapes."""

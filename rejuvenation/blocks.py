@@ -83,6 +83,16 @@ class Workers(ThreadPoolExecutor):
         self.ahead = ahead(count)
 
 
+def assemble(entry: TensorEntry, rows: Callable[[str, int, int], torch.Tensor]) -> torch.Tensor:
+    """A whole tensor from the blocks that `rows` gives: what they take beside it stays small."""
+    if not entry.shape:
+        return rows(entry.name, 0, 1)
+    whole = torch.empty(entry.shape, dtype=entry.dtype)
+    for start, stop in row_blocks(entry):
+        whole[start:stop] = rows(entry.name, start, stop)
+    return whole
+
+
 @contextmanager
 def workers(count: int | None = None) -> Iterator[Workers]:
     """Threads that each compute on one core, as many as torch has: no result depends on how many there are.

@@ -50,6 +50,11 @@ class TensorEntry:
         """Numbers it holds."""
         return torch.Size(self.shape).numel()
 
+    @property
+    def num_rows(self) -> int:
+        """Rows; 0 of a scalar, which is read whole."""
+        return self.shape[0] if self.shape else 0
+
 
 @dataclass(frozen=True, slots=True)
 class Shard:
@@ -76,14 +81,23 @@ def read_shard(path: Path) -> Shard:
         described = json.loads(header[8:])
     except ValueError as error:
         raise ValueError(f"{path} is no safetensors file: its header is broken ({error}). Copy it again.") from error
-    entries = []
+    entries: list[TensorEntry] = []
+    last = 0
     for name, entry in described.items():
         if name == "__metadata__":
             continue
         if entry["dtype"] not in DTYPES:
             raise ValueError(f"{path}: tensor {name} has dtype {entry['dtype']}, which cannot be read here.")
-        offset = entry["data_offsets"][0]
+        offset, end = entry["data_offsets"]
         entries.append(TensorEntry(name, tuple(entry["shape"]), DTYPES[entry["dtype"]], path.name, offset))
+        if end - offset != entries[-1].numel * entries[-1].dtype.itemsize:
+            raise ValueError(f"{path}: tensor {name} takes {end - offset} bytes, which is not its size. Copy it again.")
+        last = max(last, end)
+    if len(header) + last != path.stat().st_size:
+        raise ValueError(
+            f"{path} holds {path.stat().st_size} bytes where its header asks for {len(header) + last}: it is cut off "
+            "or damaged. Copy or save it again."
+        )
     # Empty tensors share their offset with a neighbour; the name makes the order total.
     return Shard(path.name, header, tuple(sorted(entries, key=lambda entry: (entry.offset, entry.name))))
 
@@ -165,8 +179,7 @@ class CheckpointReader:
 
     def tensor(self, name: str) -> torch.Tensor:
         """One whole tensor."""
-        shape = self.entries[name].shape
-        return self.rows(name, 0, shape[0] if shape else 0)
+        return self.rows(name, 0, self.entries[name].num_rows)
 
     def items(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Every tensor with its name, in the order of the files."""

@@ -9,7 +9,7 @@ import torch
 
 from configs.rejuvenation import RejuvenationConfig
 from rejuvenation.alignment import Alignment
-from rejuvenation.blocks import Block, Workspace, blocks_of, in_order, workers
+from rejuvenation.blocks import Block, Workspace, assemble, blocks_of, in_order, workers
 from rejuvenation.fusions import fusions_of
 from rejuvenation.fusions.fusion import Fusion, Place
 from rejuvenation.fusions.linear import Linear
@@ -58,13 +58,13 @@ def fuse(
     keeps_equal = all(fusion.keeps_equal for fusion, _ in steps)
     copied = not steps or (keeps_equal and base.dtype == sft.dtype and torch.equal(bits(base), bits(sft)))
     if not (is_real(base.dtype) and is_real(sft.dtype)):
-        if copied:
+        if copied or sft.numel() == 0:
             return sft
         raise ValueError(
-            f"values of dtype {base.dtype} and {sft.dtype} differ and cannot be fused; use checkpoints in float64, "
-            "float32, float16 or bfloat16."
+            f"values of dtype {base.dtype} and {sft.dtype} cannot be fused where they differ; use checkpoints in "
+            "float64, float32, float16 or bfloat16."
         )
-    if copied and observe is None:
+    if sft.numel() == 0 or (copied and observe is None):
         return sft
     workspace = workspace or Workspace()
     wide = torch.promote_types(sft.dtype, torch.float32)
@@ -196,7 +196,7 @@ class Fused:
     def items(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Every fused tensor with its name, one at a time."""
         for name, entry in self.alignment.sft.entries.items():
-            yield name, self.rows(name, 0, entry.shape[0] if entry.shape else 0)
+            yield name, assemble(entry, self.rows)
 
 
 def bits(tensor: torch.Tensor) -> torch.Tensor:

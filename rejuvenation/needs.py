@@ -72,7 +72,7 @@ class Needs:
         """
         if self.model > self.free:
             rule = f"must have room for one model in {self.dtype}: {_size(self.model)}; {_size(self.free)} are free"
-            fix = "Score it on a GPU or in bfloat16 (--device, --scoring-dtype), or set reset to none for fusion alone."
+            fix = "Score it on a GPU or in bfloat16 (--device, --scoring-dtype), or take --steps fusion.linear alone."
             raise ConfigError("rejuvenation.device", rule, self.where, fix)
 
     def lines(self) -> list[str]:

@@ -24,6 +24,7 @@ from rejuvenation.directories import check_output, weight_bytes
 from rejuvenation.drift import DriftMeter, unmeasured
 from rejuvenation.excerpts import Excerpt, excerpts
 from rejuvenation.fused import Fused
+from rejuvenation.fusions import fusions_of
 from rejuvenation.histograms import EntropyHistograms
 from rejuvenation.needs import Needs
 from rejuvenation.neurons import KINDS, NeuronTable
@@ -110,6 +111,8 @@ def transform(
     base = sft if base_dir is None else CheckpointReader(base_dir, "base")
     check_output(out_dir, [base.directory, sft.directory], weight_bytes(sft.directory, sft.role))
     alignment = Alignment(base, sft)
+    for fusion in fusions_of(config, seed):
+        fusion.check(sft)
     table = NeuronTable.of(sft) if config.criterion is not None else None
     Needs.of(base, sft, config, scored=bool(pairs or prompts) or config.calibration is not None).check()
     if not pairs and config.calibration is not None:

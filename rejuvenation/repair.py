@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 
 from configs.rejuvenation import RejuvenationConfig
-from rejuvenation.blocks import Workspace
+from rejuvenation.blocks import Workspace, assemble
 from rejuvenation.fused import Fused, Observer
 from rejuvenation.neurons import NeuronTable
 from rejuvenation.reset import reset
@@ -57,4 +57,4 @@ class Repair:
     def items(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Every repaired tensor with its name, one at a time."""
         for name, entry in self.fused.alignment.sft.entries.items():
-            yield name, self.rows(name, 0, entry.shape[0] if entry.shape else 0)
+            yield name, assemble(entry, self.rows)

@@ -19,7 +19,7 @@ from rejuvenation.neurons import NeuronTable
 from rejuvenation.pairs import TokenPair
 from rejuvenation.scored_model import map_deterministically
 from rejuvenation.scoring import NeuronScorer, Scores
-from rejuvenation.selection import scopes, top_neurons, union
+from rejuvenation.selection import scopes, top_neurons, top_of, union
 
 Result = TypeVar("Result")
 
@@ -64,8 +64,7 @@ def reset_set(
             else:
                 assert evidence is not None
                 ranking = evidence.ranking(SCORED[name]())
-            ranges = scopes(table, config.ranking)
-            selected = top_neurons(ranking[None], count / table.total, ranges, "positive")[0]
+            selected = top_of(ranking, count, scopes(table, config.ranking))
     logger.info("reset set: %d of %d neurons", int(selected.sum()), table.total)
     return selected, error
 

@@ -44,6 +44,29 @@ def top_neurons(scores: torch.Tensor, rho: float, ranges: list[slice], sign: str
     return kept
 
 
+def top_of(ranking: torch.Tensor, count: int, ranges: list[slice]) -> torch.Tensor:
+    """The best `count` neurons by one ranking, each range giving as its size is (largest remainders first).
+
+    Args:
+        ranking: [neurons].
+        count: at most the number of neurons.
+        ranges: neurons that compete with each other.
+
+    Returns:
+        [neurons] bool. Of equal values the neuron that comes first is kept.
+    """
+    sizes = [part.stop - part.start for part in ranges]
+    wanted = [count * size / sum(sizes) for size in sizes]
+    counts = [math.floor(number) for number in wanted]
+    by_remainder = sorted(range(len(ranges)), key=lambda index: (counts[index] - wanted[index], index))
+    for index in by_remainder[: count - sum(counts)]:
+        counts[index] += 1
+    kept = torch.zeros(len(ranking), dtype=torch.bool)
+    for part, number in zip(ranges, counts, strict=True):
+        kept[part][torch.sort(ranking[part], descending=True, stable=True).indices[:number]] = True
+    return kept
+
+
 def union(votes: torch.Tensor, cap: float | None) -> torch.Tensor:
     """Neurons that any target token chose; above `cap`, those with the most votes.
 

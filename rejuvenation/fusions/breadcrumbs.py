@@ -24,7 +24,7 @@ class Breadcrumbs(Fusion):
 
     def settle(self, place: Place, total: torch.Tensor) -> tuple[float, float]:
         """The |delta| that stays: from, below."""
-        return threshold(total, self.spikes + self.density), threshold(total, self.spikes)
+        return threshold(total, self.spikes + self.density), threshold(total, self.spikes, at_most=True)
 
     def fuse(self, place: Place, base: torch.Tensor, sft: torch.Tensor, facts: Any = None) -> torch.Tensor:
         """See `Fusion.fuse`."""

@@ -8,6 +8,8 @@ from typing import Any
 
 import torch
 
+from rejuvenation.checkpoint import CheckpointReader
+
 
 @dataclass(frozen=True, slots=True)
 class Place:
@@ -37,6 +39,14 @@ class Fusion(ABC):
     """Where base and SFT checkpoint agree, nothing changes: such tensors are copied, not computed."""
     measures = False
     """Whether `measure` is needed."""
+
+    def check(self, sft: CheckpointReader) -> None:
+        """Refuse a checkpoint that the step cannot treat, before anything starts.
+
+        Raises:
+            ConfigError: says why, and what to do.
+        """
+        return
 
     def skips(self, place: Place) -> bool:
         """Whether this tensor stays as it is."""

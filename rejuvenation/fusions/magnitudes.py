@@ -14,16 +14,20 @@ def histogram(values: torch.Tensor) -> torch.Tensor:
     return torch.bincount(((bits >> 16) & (BINS - 1)).reshape(-1), minlength=BINS)
 
 
-def threshold(counts: torch.Tensor, share: float) -> float:
-    """The magnitude from which on the largest `share` of the entries lies; a bin's ties all count as large.
+def threshold(counts: torch.Tensor, share: float, *, at_most: bool = False) -> float:
+    """The magnitude from which on the largest `share` of the entries lies.
 
     Args:
         counts: [BINS] of `histogram`.
         share: in [0, 1]; 0 gives infinity.
+        at_most: whether a bin that holds more than what is still wanted counts as small; else as large.
     """
     wanted = round(share * int(counts.sum()))
     if wanted == 0:
         return float("inf")
     from_top = counts.flip(0).cumsum(0)
-    edge = BINS - 1 - int((from_top < wanted).sum())
+    bins = int((from_top <= wanted).sum()) if at_most else int((from_top < wanted).sum()) + 1
+    edge = BINS - bins
+    if edge == BINS:
+        return float("inf")
     return torch.tensor([edge << 16], dtype=torch.int32).view(torch.float32).item()

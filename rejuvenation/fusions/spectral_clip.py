@@ -8,12 +8,16 @@ import torch
 
 from rejuvenation.fusions.fusion import Fusion, Place
 
+MOST_COLUMNS = 8192
+"""Of a matrix; its Gram matrix then takes half a gigabyte."""
+
 
 class SpectralClip(Fusion):
     """W V diag(min(1, limit * r / s)) V^T for W = U diag(s) V^T, r the root mean square of the singular values s.
 
-    V and s come from the Gram matrix W^T W in float64, which adds up over blocks of rows; a matrix of D columns takes
-    8 D^2 bytes. Embeddings and lm_head stay: their rows are tokens, of very unequal frequency.
+    V and s come from the Gram matrix W^T W in float64, which adds up over blocks of rows: 8 D^2 bytes for a matrix of D
+    columns, for each block under way; so D is bounded. Embeddings and lm_head stay: their rows are tokens, of very
+    unequal frequency.
     """
 
     keeps_equal = False
@@ -27,20 +31,32 @@ class SpectralClip(Fusion):
         return len(place.shape) != 2 or "embed_tokens" in place.name or place.name.startswith("lm_head")
 
     def measure(self, place: Place, base: torch.Tensor, sft: torch.Tensor) -> torch.Tensor:
-        """[D, D] Gram matrix of the block's rows."""
+        """[D, D] Gram matrix of the block's rows.
+
+        Raises:
+            ValueError: the matrix has more columns than `MOST_COLUMNS`.
+        """
+        if sft.shape[1] > MOST_COLUMNS:
+            raise ValueError(
+                f"tensor {place.name}: spectral_clip treats matrices of up to {MOST_COLUMNS} columns, got "
+                f"{sft.shape[1]}; take fusion.weight_clip instead."
+            )
         rows = sft.double()
         return rows.T @ rows
 
-    def settle(self, place: Place, total: torch.Tensor) -> torch.Tensor | None:
-        """[D, D] that the rows are multiplied by; None where no singular value is above the limit."""
+    def settle(self, place: Place, total: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """[D, k] the k directions above the limit, [k] what is taken off them; None where there is none."""
         squares, vectors = torch.linalg.eigh(total)
         values = squares.clamp_min(0.0).sqrt()
         most = self.limit * (squares.clamp_min(0.0).sum() / min(place.shape)).sqrt()
         if not (values > most).any():
             return None
-        factors = torch.where(values > most, most / values, 1.0)
-        return (vectors * factors) @ vectors.T
+        above = values > most
+        return vectors[:, above].clone(), 1.0 - most / values[above]
 
     def fuse(self, place: Place, base: torch.Tensor, sft: torch.Tensor, facts: Any = None) -> torch.Tensor:
         """See `Fusion.fuse`."""
-        return sft if facts is None else (sft.double() @ facts).to(sft.dtype)
+        if facts is None:
+            return sft
+        rows, (directions, taken) = sft.double(), facts
+        return (rows - ((rows @ directions) * taken) @ directions.T).to(sft.dtype)

@@ -6,6 +6,9 @@ from typing import Any
 
 import torch
 
+from configs.checkpoint import EXACT_ARCHITECTURES
+from configs.errors import ConfigError
+from rejuvenation.checkpoint import CheckpointReader
 from rejuvenation.fusions.fusion import Fusion, Place
 
 FINAL_NORM = "model.norm.weight"
@@ -18,6 +21,13 @@ class Temperature(Fusion):
 
     def __init__(self, tau: float) -> None:
         self.tau = tau
+
+    def check(self, sft: CheckpointReader) -> None:
+        """Refuse architectures whose logits are not linear in the final norm's weight."""
+        architecture = (sft.config.get("architectures") or ["not stated in config.json"])[0]
+        if architecture not in EXACT_ARCHITECTURES or FINAL_NORM not in sft:
+            rule = f"can hold fusion.temperature for {', '.join(EXACT_ARCHITECTURES)} only"
+            raise ConfigError("rejuvenation.steps", rule, architecture, "Leave it out.")
 
     def skips(self, place: Place) -> bool:
         """Only the final norm is changed."""

@@ -169,3 +169,13 @@ def test_layers_that_config_and_tensors_disagree_on_are_named(inputs: tuple[Path
         path.write_text(json.dumps({**config, "num_hidden_layers": layers}))
         with pytest.raises(ConfigError, match=message):
             NeuronTable.of(CheckpointReader(inputs[1], "sft"))
+
+
+@pytest.mark.parametrize("change", [-2000, 8])
+def test_weight_file_of_another_length_is_refused_by_name(tmp_path: Path, change: int) -> None:
+    directory = save(qwen2(0), tmp_path / "base")
+    file = directory / "model.safetensors"
+    content = file.read_bytes()
+    file.write_bytes(content[:change] if change < 0 else content + b"x" * change)
+    with pytest.raises(ValueError, match=r"model\.safetensors holds \d+ bytes where its header asks for"):
+        CheckpointReader(directory)

@@ -65,6 +65,15 @@ def test_breadcrumbs_drop_the_spikes_and_the_crumbs() -> None:
     assert (fused - base).tolist() == [[0.0, -2.0, 0.0, 1.0, 0.0, 0.0, 0.0, 0.0]]
 
 
+def test_breadcrumbs_of_few_distinct_deltas_keep_what_they_are_to_keep() -> None:
+    """All deltas fall into one bin: as none may go as too large without all going, none does."""
+    base = torch.ones(1000)
+    sft = base.clone()
+    sft[:30] += 2.0**-7
+    fused = Breadcrumbs(0.5, density=0.2, spikes=0.01)(base, sft)
+    assert (fused != base).sum() == 30
+
+
 def test_threshold_is_the_quantile_to_one_part_in_128() -> None:
     values = noise(300, 700)
     for share in (0.001, 0.1, 0.5, 0.999):
@@ -137,6 +146,20 @@ def test_spectral_clip_caps_singular_values_alone(shape: tuple[int, int]) -> Non
     assert limit < 50.0
     assert limit > values[2]
     assert torch.equal(SpectralClip(9.0)(weight, weight), weight)
+
+
+def test_what_a_step_cannot_treat_is_refused_in_words(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"a\.weight: spectral_clip treats matrices of up to 8192 columns, got 9000"):
+        SpectralClip(1.0)(torch.ones(2, 9000), torch.ones(2, 9000), "a.weight")
+    sft = save(qwen2(0), tmp_path / "sft")
+    config = sft / "config.json"
+    config.write_text(config.read_text().replace("Qwen2ForCausalLM", "GPTNeoXForCausalLM"))
+    with pytest.raises(ConfigError, match=r"fusion\.temperature for Qwen2ForCausalLM"):
+        transform(None, sft, tmp_path / "out", RejuvenationConfig(steps=["fusion.temperature"]), seed=0)
+    with pytest.raises(ConfigError, match=r"fusion\.spikes must leave room for fusion\.density"):
+        RejuvenationConfig(steps=["fusion.breadcrumbs"], fusion=FusionConfig(density=1.0))
+    RejuvenationConfig(steps=["fusion.ties"], fusion=FusionConfig(density=1.0))
+    RejuvenationConfig(steps=["fusion.breadcrumbs"], fusion=FusionConfig(density=0.9, spikes=0.1))
 
 
 def test_noise_belongs_to_the_place_not_to_the_block() -> None:

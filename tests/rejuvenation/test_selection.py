@@ -5,7 +5,7 @@ import torch
 
 from rejuvenation.criteria.weights import random_neurons
 from rejuvenation.neurons import Module, NeuronTable
-from rejuvenation.selection import scopes, top_neurons, union
+from rejuvenation.selection import scopes, top_neurons, top_of, union
 
 ALL = [slice(0, 10)]
 
@@ -98,3 +98,12 @@ def test_random_set_has_the_size_asked_for_and_follows_its_seed() -> None:
     assert first.sum() == 17
     assert torch.equal(first, random_neurons(100, 17, seed=0))
     assert not torch.equal(first, random_neurons(100, 17, seed=1))
+
+
+def test_one_ranking_gives_exactly_the_count_over_all_ranges() -> None:
+    ranking = torch.tensor([0.9, 0.1, 0.8, 0.3, 0.3, 0.2, 0.7])
+    assert top_of(ranking, 3, [slice(0, 7)]).nonzero()[:, 0].tolist() == [0, 2, 6]
+    # 3 of 7 over ranges of 3 and 4: 1.29 and 1.71, so one and two
+    assert top_of(ranking, 3, [slice(0, 3), slice(3, 7)]).nonzero()[:, 0].tolist() == [0, 3, 6]
+    assert top_of(ranking, 1, [slice(0, 1), slice(1, 7)]).sum() == 1, "fewer neurons than ranges"
+    assert top_of(ranking, 7, [slice(0, 3), slice(3, 7)]).all()
