@@ -12,6 +12,18 @@ from collections.abc import Sequence
 from typing import Any
 
 Message = dict[str, Any]
+CALL_TOKENS = (
+    "<tool_call>",
+    "</tool_call>",
+    "[TOOL_CALLS]",
+    "[CALL_ID]",
+    "[ARGS]",
+    "<|python_tag|>",
+    "<|python_start|>",
+    "<|python_end|>",
+)
+"""Tokens that tool calls are written with (see `envs.tool_calls`): special ones in some tokenizers. An assistant's own
+message may hold them: they are kept in the text of a sampled turn, and are tokens again in a demonstration."""
 PROBE = "x1y"
 """The content of probing conversations; any template passes such text through unchanged."""
 _OPEN, _CLOSE = (
@@ -46,14 +58,22 @@ class ChatTemplate:
     def mark(self, value: Any) -> Any:
         """Return a message, or what is in one, with a mark that templates pass through for each spelled special token.
 
-        Strings inside dicts, lists and tuples are marked too; what spells nothing is equal to what was given.
+        Strings inside dicts, lists and tuples are marked too; what spells nothing is equal to what was given. In an
+        assistant's message, `CALL_TOKENS` are left as they are.
         """
+        own = isinstance(value, dict) and value.get("role") == "assistant"
+        return self._mark(value, CALL_TOKENS if own else ())
+
+    def _mark(self, value: Any, left: tuple[str, ...]) -> Any:
+        """Mark what is special, apart from the tokens in `left`."""
         if isinstance(value, str):
-            return self._pattern.sub(lambda found: f"{_OPEN}{self._spelled.index(found[0])}{_CLOSE}", value)
+            return self._pattern.sub(
+                lambda found: found[0] if found[0] in left else f"{_OPEN}{self._spelled.index(found[0])}{_CLOSE}", value
+            )
         if isinstance(value, dict):
-            return {key: self.mark(item) for key, item in value.items()}
+            return {key: self._mark(item, left) for key, item in value.items()}
         if isinstance(value, list | tuple):
-            return [self.mark(item) for item in value]
+            return [self._mark(item, left) for item in value]
         return value
 
     def render(self, marked: Sequence[Message], tools: Any = None, *, generation_prompt: bool = False) -> str:

@@ -20,7 +20,6 @@ import numpy as np
 
 from configs import bounds
 from envs.conversation import KWARGS, check_range
-from envs.tool_calls import format_hermes
 from envs.tool_env import ToolEnv
 from envs.tools import tool
 from envs.verifiers import answer_after
@@ -114,7 +113,7 @@ class LookupEnv(ToolEnv):
     def expert_turns(self, task: dict[str, Any]) -> list[str]:
         """Return one look-up per hop, then the answer."""
         path = self._path(task)
-        return [format_hermes("lookup", {"key": key}) for key in path[:-1]] + [f"#{path[-1]}"]
+        return [self.write_call("lookup", {"key": key}) for key in path[:-1]] + [f"#{path[-1]}"]
 
     def _path(self, task: dict[str, Any]) -> list[str]:
         """Return the letters from the start to the answer, hops + 1 of them."""

@@ -8,7 +8,8 @@ from typing import Any
 from configs import bounds
 from envs.conversation import KWARGS, ConversationEnv, Reply
 from envs.spaces import Message
-from envs.tool_calls import PARSERS, ToolCall
+from envs.text_arguments import typed
+from envs.tool_calls import AUTO, FORMATS, PARSERS, ToolCall
 from envs.tools import argument_error, tools_of
 
 
@@ -21,16 +22,17 @@ class ToolEnv(ConversationEnv):
     wrong arguments, tools that raised) of the step.
 
     Args:
-        tool_parser: form in which the model writes its calls, a name in `envs.tool_calls.PARSERS`.
+        tool_parser: form in which the model writes its calls, a name in `envs.tool_calls.PARSERS`; `auto` is what the
+            model's chat template asks for where the orchestrator makes the environment, and `hermes` elsewhere.
         max_calls_per_turn: calls executed in one turn; the rest are refused with one error.
         **kwargs: those of `ConversationEnv`.
     """
 
     def __init__(self, *, tool_parser: str = "hermes", max_calls_per_turn: int = 16, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        bounds.one_of(KWARGS, "tool_parser", tool_parser, PARSERS)
+        bounds.one_of(KWARGS, "tool_parser", tool_parser, (*PARSERS, AUTO))
         bounds.at_least(KWARGS, "max_calls_per_turn", max_calls_per_turn, 1)
-        self.tool_parser = tool_parser
+        self.tool_parser = "hermes" if tool_parser == AUTO else tool_parser
         self.max_calls_per_turn = max_calls_per_turn
         self._tools = tools_of(type(self))
         if not self._tools:
@@ -40,6 +42,10 @@ class ToolEnv(ConversationEnv):
     def finish(self, text: str) -> float:
         """Return the reward of the final answer `text`, a turn that calls no tool."""
         raise NotImplementedError(f"{type(self).__name__} must define finish(text).")
+
+    def write_call(self, name: str, arguments: dict[str, Any]) -> str:
+        """Return the text of a call in the environment's form, for `expert_turns`."""
+        return FORMATS[self.tool_parser](name, arguments)
 
     def describe_error(self, error: str) -> str:
         """Return what the model is told about a failed call."""
@@ -67,7 +73,10 @@ class ToolEnv(ConversationEnv):
 
     def _execute(self, call: ToolCall) -> tuple[Message, bool]:
         """Check and execute one call; return its tool message and whether it failed."""
-        text, failed = (call.error, True) if call.error else execute(self, self._tools, call.name, call.arguments)
+        if call.error:
+            text, failed = call.error, True
+        else:
+            text, failed = execute(self, self._tools, call.name, call.arguments, as_text=call.as_text)
         return self._message(call.name, self.describe_error(text) if failed else text), failed
 
     def _message(self, name: str, content: str) -> Message:
@@ -76,7 +85,9 @@ class ToolEnv(ConversationEnv):
         return {"role": "tool", "name": name if name in self._tools else "unknown", "content": content}
 
 
-def execute(owner: object, tools: dict[str, dict[str, Any]], name: str, arguments: dict[str, Any]) -> tuple[str, bool]:
+def execute(
+    owner: object, tools: dict[str, dict[str, Any]], name: str, arguments: dict[str, Any], *, as_text: bool = False
+) -> tuple[str, bool]:
     """Check and execute one call.
 
     Args:
@@ -84,6 +95,7 @@ def execute(owner: object, tools: dict[str, dict[str, Any]], name: str, argument
         tools: name -> schema of the tools it offers.
         name: the tool that is called.
         arguments: its arguments by name.
+        as_text: whether they are texts, which the schema gives their types.
 
     Returns:
         The result as the model reads it and False, or what went wrong in words and True.
@@ -91,6 +103,8 @@ def execute(owner: object, tools: dict[str, dict[str, Any]], name: str, argument
     if name not in tools:
         return f"unknown tool '{name[:50]}' (available: {', '.join(tools)})", True
     try:
+        if as_text:
+            arguments = typed(tools[name], arguments)
         error = argument_error(tools[name], arguments)
         if error is None:
             return _as_text(getattr(owner, name)(**arguments)), False

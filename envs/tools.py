@@ -143,17 +143,20 @@ def argument_error(schema: dict[str, Any], arguments: dict[str, Any]) -> str | N
         if name not in properties:
             accepted = ", ".join(f"'{p}'" for p in properties) or "none"
             return f"unexpected argument '{name[:50]}' (accepted: {accepted})"
-        if not _fits(value, properties[name]):
+        if not fits(value, properties[name]):
             return f"argument '{name}' must be {_describe(properties[name])}, got {_show(value)}"
     return None
 
 
-def _fits(value: Any, schema: dict[str, Any]) -> bool:
-    """Whether a JSON value fits one parameter's schema; true and false are no numbers, infinite numbers fit nothing."""
+def fits(value: Any, schema: dict[str, Any]) -> bool:
+    """Return whether a JSON value fits one parameter's schema.
+
+    True and false are no numbers, and infinite numbers fit nothing.
+    """
     if "enum" in schema:
         return any(type(value) is type(option) and value == option for option in schema["enum"])
     if "anyOf" in schema:
-        return any(_fits(value, option) for option in schema["anyOf"])
+        return any(fits(value, option) for option in schema["anyOf"])
     match schema.get("type"):
         case "string":
             return isinstance(value, str)
@@ -166,9 +169,9 @@ def _fits(value: Any, schema: dict[str, Any]) -> bool:
         case "null":
             return value is None
         case "array":
-            return isinstance(value, list) and all(_fits(item, schema["items"]) for item in value)
+            return isinstance(value, list) and all(fits(item, schema["items"]) for item in value)
         case "object":
-            return isinstance(value, dict) and all(_fits(v, schema["additionalProperties"]) for v in value.values())
+            return isinstance(value, dict) and all(fits(v, schema["additionalProperties"]) for v in value.values())
     return True
 
 

@@ -16,6 +16,7 @@ from configs.model import ModelConfig
 from configs.rejuvenation import RejuvenationConfig
 from orchestrator.demonstrations import demonstrations
 from orchestrator.parcel import Parcel, read_small_files
+from orchestrator.tool_forms import with_tool_form
 from orchestrator.transport import Transport, publish
 
 
@@ -130,7 +131,7 @@ def calibration_pairs(config: RejuvenationConfig, environment: EnvironmentConfig
     if config.calibration is not None:
         return load_pairs(config.calibration, sft)
     renderer = load_renderer(sft)
-    shown = demonstrations(environment, config.calibration_pairs)
+    shown = demonstrations(with_tool_form(environment, renderer.tool_template), config.calibration_pairs)
     pairs = [
         pair
         for demonstration in shown

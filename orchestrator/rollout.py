@@ -25,6 +25,7 @@ from configs.rollout import RolloutConfig
 from orchestrator.environment_pool import EnvironmentPool, close_aside
 from orchestrator.environment_threads import EnvironmentThreads, Outcome
 from orchestrator.episode import Episode, EpisodeJob, Sampling, SharedByGroup
+from orchestrator.tool_forms import with_tool_form
 from orchestrator.transport import Transport, receive
 from policies.engine import Engine
 from policies.rendering import load_renderer
@@ -84,6 +85,7 @@ class RolloutWorker:
             RuntimeError: the engine failed, or no episode at all was over in time.
         """
         self.pool.make_room(len(jobs))
+        environment = with_tool_form(environment, self.renderer.tool_template)
         with rare_collections():
             return EpisodeBatch(self, jobs, environment, sampling).run()
 

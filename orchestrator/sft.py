@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,11 +11,12 @@ import numpy as np
 from configs.run import RunConfig
 from orchestrator import loggers, run_directory
 from orchestrator.console import Console
-from orchestrator.conversations import Conversation, conversations
+from orchestrator.conversations import conversations
 from orchestrator.launchers import launch
 from orchestrator.parcel import write_small_files
 from orchestrator.running import Result, RunState
 from orchestrator.seeding import derive
+from orchestrator.tool_forms import with_tool_form
 from orchestrator.workers import Workers
 from policies.batching import Sample
 from policies.losses import Loss
@@ -35,7 +36,7 @@ def sft_on(config: RunConfig, workers: Workers, run_dir: Path, console: Console)
     workers.check_fits(config)
     parcel = workers.read(config.model.base)
     workers.load(parcel, config)
-    examples = render(conversations(config), parcel.files)
+    examples = render(config, parcel.files)
     loss = Loss(config.sft.loss)
     recorded = loggers.Loggers(config.logging, run_dir)
     console.begin("fine-tuning", total=config.sft.steps)
@@ -65,14 +66,20 @@ def batch_indices(examples: int, batch_size: int, step: int, seed: int) -> list[
     return indices
 
 
-def render(examples: Sequence[Conversation], files: dict[str, bytes]) -> list[Sample]:
-    """Token ids and masks: 1 on assistant turns, their end-of-turn token included."""
+def render(config: RunConfig, files: dict[str, bytes]) -> list[Sample]:
+    """Token ids and masks of all conversations: 1 on assistant turns, their end-of-turn token included.
+
+    Args:
+        config: of the run.
+        files: the checkpoint's small files, with its tokenizer and chat template.
+    """
     from policies.rendering import load_renderer
 
     with tempfile.TemporaryDirectory() as directory:
         renderer = load_renderer(write_small_files(files, directory))
+    environment = with_tool_form(config.environment, renderer.tool_template)
     samples = []
-    for messages, tools in examples:
+    for messages, tools in conversations(dataclasses.replace(config, environment=environment)):
         token_ids, loss_mask = renderer.training_example(messages, tools)
         samples.append(Sample(token_ids, loss_mask))
     return samples

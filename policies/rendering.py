@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.chat_template import PROBE, ChatTemplate, Message
+from configs.chat_template import CALL_TOKENS, PROBE, ChatTemplate, Message
 from configs.errors import ConfigError
 
 FIELD = "the tokenizer's chat template"
@@ -49,6 +49,13 @@ class Renderer:
         """Id of the token that ends an assistant turn: sampled by the policy, mask 1."""
         self.stop_token_ids: list[int] = sorted({self.end_of_turn_id, tokenizer.eos_token_id} - {None})
         """Ids on which the engine stops a turn."""
+        special = {token_id: str(t) for token_id, t in tokenizer.added_tokens_decoder.items() if t.special}
+        self._left_out = {token_id for token_id, token in special.items() if token not in CALL_TOKENS}
+
+    @property
+    def tool_template(self) -> str:
+        """Text of the chat template that conversations with tools are rendered with."""
+        return self.tokenizer.get_chat_template(tools=[{}])
 
     def prompt(self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None) -> list[int]:
         """Return the ids of `messages` and the generation prompt: what the first turn is sampled from."""
@@ -61,8 +68,12 @@ class Renderer:
         return RenderedConversation(self, messages, tools)
 
     def parse(self, token_ids: Sequence[int]) -> str:
-        """Return the text of a sampled turn without its end-of-turn token and other special tokens."""
-        return self.tokenizer.backend_tokenizer.decode(list(token_ids), skip_special_tokens=True)
+        """Return the text of a sampled turn without its end-of-turn token and other special tokens.
+
+        Those that tool calls are written with stay (`configs.chat_template.CALL_TOKENS`).
+        """
+        kept = [token_id for token_id in token_ids if token_id not in self._left_out]
+        return self.tokenizer.backend_tokenizer.decode(kept, skip_special_tokens=False)
 
     def training_example(
         self, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None

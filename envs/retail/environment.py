@@ -34,7 +34,6 @@ from envs.retail.reward import grade
 from envs.retail.tools import TRANSFER, TRANSFERRED, RetailTools
 from envs.retail.users import STOP, EndpointUser, ScriptedUser, User, lines_of
 from envs.spaces import Message, as_messages
-from envs.tool_calls import format_hermes
 from envs.tool_env import ToolEnv
 
 
@@ -155,7 +154,7 @@ class RetailEnv(RetailTools, ToolEnv):
 
     def expert_turns(self, task: Task) -> list[str]:
         """Return the reference actions with the look-ups and messages that the policy asks for."""
-        return expert_turns(self.dataset.template, task, format_hermes)
+        return expert_turns(self.dataset.template, task, self.write_call)
 
     def close(self) -> None:
         """Free the database."""

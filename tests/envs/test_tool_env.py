@@ -236,7 +236,9 @@ def test_no_turn_crashes_the_environment(pieces):
 
 
 def test_unknown_parser_is_refused():
-    with pytest.raises(ConfigError, match=r"environment\.kwargs\.tool_parser must be one of hermes, qwen, got 'xml'"):
+    with pytest.raises(
+        ConfigError, match=r"environment\.kwargs\.tool_parser must be one of auto, hermes, llama3, .*, got 'xml'"
+    ):
         Till(tool_parser="xml")
 
 

@@ -235,3 +235,16 @@ def test_a_tokenizer_without_a_backend_is_refused():
     slow.__class__ = type("Slow", (type(slow),), {"is_fast": False})
     with pytest.raises(ConfigError, match="must be one of the tokenizers library"):
         Renderer(slow)
+
+
+def test_tokens_of_tool_calls_stay_in_a_sampled_turn_and_return_in_its_demonstration():
+    tokenizer = make_tokenizer(specials=("[TOOL_CALLS]", "<think>"))
+    renderer = Renderer(tokenizer)
+    marker, think = tokenizer.convert_tokens_to_ids(["[TOOL_CALLS]", "<think>"])
+    text = "[TOOL_CALLS]f{}"
+    ids = [marker, *tokenizer.encode("f{}", add_special_tokens=False)]
+    assert renderer.parse([think, *ids, renderer.end_of_turn_id]) == text
+    opening = {"role": "user", "content": text}
+    token_ids, loss_mask = renderer.training_example([opening, {"role": "assistant", "content": text}])
+    assert [t for t, mask in zip(token_ids, loss_mask, strict=True) if mask] == [*ids, renderer.end_of_turn_id]
+    assert token_ids.count(marker) == 1, "a user cannot write it"
