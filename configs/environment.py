@@ -10,13 +10,27 @@ from configs.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
-class EnvironmentConfig:
-    """A gymnasium environment and its keyword arguments."""
+class WrapperConfig:
+    """A gymnasium wrapper and its keyword arguments."""
 
     id: str = "???"
-    """A registered gymnasium id (`rejuvenate/Arithmetic-v0`) or `package.module:Class` of a user's own."""
+    """`package.module:Class`, for example `gymnasium.wrappers:TimeLimit`."""
+    kwargs: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of the wrapper, beside `env`."""
+
+
+@dataclass(frozen=True, slots=True)
+class EnvironmentConfig:
+    """A gymnasium environment, its keyword arguments and what is put around it."""
+
+    id: str = "???"
+    """A registered gymnasium id (`rejuvenate/Arithmetic-v0`), `package.module:Class` of a user's own, or
+    `package:Id-v0` of an id that importing the package registers."""
     kwargs: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of the environment; the training split unless they say otherwise."""
+    wrappers: list[WrapperConfig] = field(default_factory=list)
+    """Gymnasium wrappers, the innermost first: `[{id: gymnasium.wrappers:TimeLimit, kwargs: {max_episode_steps: 4}}]`.
+    Demonstrations come from the environment itself."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,11 +6,12 @@ Importing this package registers its ids with gymnasium; the environments' own m
 from __future__ import annotations
 
 from envs.checker import check_environment
+from envs.checkup import checkup
 from envs.conversation import ConversationEnv, Reply
 from envs.registry import make, register_all
 from envs.tool_env import ToolEnv
 from envs.tools import tool
 
-__all__ = ["ConversationEnv", "Reply", "ToolEnv", "check_environment", "make", "tool"]
+__all__ = ["ConversationEnv", "Reply", "ToolEnv", "check_environment", "checkup", "make", "tool"]
 
 register_all()

@@ -10,15 +10,17 @@ envs.check_environment(env)
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import gymnasium
+import numpy as np
 
 from envs.conversation import ConversationEnv
 from envs.spaces import is_message
 
-_LONGEST_EPISODE = 1000
+LONGEST_EPISODE = 1000
 
 
 def check_environment(env: gymnasium.Env[Any, Any]) -> None:
@@ -31,16 +33,20 @@ def check_environment(env: gymnasium.Env[Any, Any]) -> None:
     Raises:
         ValueError: listing every problem found, one per line.
     """
-    own = env.unwrapped
-    played = own if isinstance(own, ConversationEnv) else env  # other ones may need a wrapper, a time limit say
-    problems = [f"{name}: {problem}" for name, check in CHECKS.items() for problem in _run(check, played)]
+    played = what_is_played(env)
+    problems = [f"{name}: {problem}" for name, check in CHECKS.items() for problem in problems_of(check, played)]
     if problems:
-        raise ValueError(f"{type(own).__name__} cannot be trained on:\n- " + "\n- ".join(problems))
+        raise ValueError(f"{type(env.unwrapped).__name__} cannot be trained on:\n- " + "\n- ".join(problems))
     env.reset(seed=0)
 
 
-def _run(check: Callable[[Any], Iterator[str]], env: Any) -> list[str]:
-    """Run one check; an environment that raises in it is a problem, too."""
+def what_is_played(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
+    """Return a `ConversationEnv` without its wrappers, others with them: they may need a time limit, say."""
+    return env.unwrapped if isinstance(env.unwrapped, ConversationEnv) else env
+
+
+def problems_of(check: Callable[[Any], Iterator[str]], env: Any) -> list[str]:
+    """Run one check; what raises in it is a problem, too."""
     found: list[str] = []
     try:
         found.extend(check(env))
@@ -54,17 +60,17 @@ def _same_seed_same_episode(env: Any) -> Iterator[str]:
     episodes = []
     for _ in range(2):
         env.action_space.seed(7)
-        episodes.append(list(_play(env, seed=7)))
+        episodes.append(list(play(env, seed=7)))
     for number, (first, second) in enumerate(zip(*episodes, strict=False)):
         if first != second:
             yield f"{_call(number)} differs between two episodes with the same seed and actions: {first!r}, {second!r}."
             return
 
 
-def _play(env: Any, seed: int) -> Iterator[Any]:
+def play(env: Any, seed: int) -> Iterator[Any]:
     """Play sampled actions to the end; yield what reset and every step return."""
     yield env.reset(seed=seed)
-    for _ in range(_LONGEST_EPISODE):
+    for _ in range(LONGEST_EPISODE):
         result = env.step(env.action_space.sample())
         yield result
         if result[2] or result[3]:
@@ -72,15 +78,15 @@ def _play(env: Any, seed: int) -> Iterator[Any]:
 
 
 def _call(number: int) -> str:
-    """Name the call that gave result `number` of `_play`."""
+    """Name the call that gave result `number` of `play`."""
     return f"step {number}" if number else "reset"
 
 
 def _episodes_end(env: Any) -> Iterator[str]:
     """Random text must end the episode some time; a `ConversationEnv` must refuse to step on."""
-    last = list(_play(env, seed=8))[-1]
+    last = list(play(env, seed=8))[-1]
     if not (last[2] or last[3]):
-        yield f"{_LONGEST_EPISODE} steps with sampled text neither terminated nor truncated the episode."
+        yield f"{LONGEST_EPISODE} steps with sampled text neither terminated nor truncated the episode."
         return
     if last[2] and last[3]:
         yield "an episode ended as both terminated and truncated."
@@ -93,12 +99,36 @@ def _episodes_end(env: Any) -> Iterator[str]:
     yield "step after the end of the episode was accepted; it must raise gymnasium.error.ResetNeeded."
 
 
+def _five_values(env: Any) -> Iterator[str]:
+    """Reset must return two values and step five, of gymnasium's types; the reward a finite number."""
+    for number, result in enumerate(play(env, seed=6)):
+        where, size = _call(number), 5 if number else 2
+        if not isinstance(result, tuple) or len(result) != size:
+            yield f"{where} must return a tuple of {size} values, got {result!r}."
+        elif not isinstance(result[-1], dict):
+            yield f"{where} must return info, a dict, as its last value, got {result[-1]!r}."
+        elif not number:
+            continue
+        elif not _is_number(result[1]):
+            yield f"the reward of {where} must be a finite number, got {result[1]!r}."
+        elif bad := [flag for flag in result[2:4] if not isinstance(flag, bool | np.bool_)]:
+            yield f"terminated and truncated of {where} must be True or False, got {bad[0]!r}."
+        else:
+            continue
+        return
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a reward is a finite number; numpy's and true and false count as such."""
+    return isinstance(value, int | float | np.number | np.bool_) and math.isfinite(value)
+
+
 def _action_is_text(env: Any) -> Iterator[str]:
     """Any text is an action, and an observation is a tuple or list of messages, at reset of at least one."""
     for text in ("", "any text: 数学 🙂\n\x00", "<tool_call>"):
         if text not in env.action_space:
             yield f"the action space does not contain the text {text!r}; use envs.spaces.ChatText."
-    for number, (observation, *_) in enumerate(_play(env, seed=9)):
+    for number, (observation, *_) in enumerate(play(env, seed=9)):
         if not isinstance(observation, tuple | list) or not all(is_message(message) for message in observation):
             yield (
                 f"the observation of {_call(number)} must be a tuple or list of messages with role and content, "
@@ -111,7 +141,7 @@ def _action_is_text(env: Any) -> Iterator[str]:
 
 def _info_is_json(env: Any) -> Iterator[str]:
     """What training reads of `info` must be plain JSON, at reset and at every step."""
-    for number, result in enumerate(_play(env, seed=10)):
+    for number, result in enumerate(play(env, seed=10)):
         where, info = f"info of {_call(number)}", result[-1]
         for key, kind in (("task", dict), ("tools", list), ("metrics", dict)):
             needed = key in info or (key == "task" and number == 0 and _has_tasks(env))
@@ -200,6 +230,7 @@ def _demonstrations_succeed(env: Any) -> Iterator[str]:
 
 
 CHECKS: dict[str, Callable[[Any], Iterator[str]]] = {
+    "five values": _five_values,
     "text in, messages out": _action_is_text,
     "same seed, same episode": _same_seed_same_episode,
     "episodes end": _episodes_end,

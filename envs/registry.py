@@ -6,12 +6,18 @@ import difflib
 import importlib
 import inspect
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from importlib.metadata import entry_points
 from typing import Any
 
 import gymnasium
-from gymnasium.envs.registration import EnvSpec
+from gymnasium.envs.registration import EnvSpec, WrapperSpec
 
+from configs.environment import WrapperConfig
 from configs.errors import ConfigError
+
+GROUP = "rejuvenate.environments"
+"""Entry point group in which an installed package names its environments: gymnasium id = `package.module:Class`."""
 
 REGISTRATIONS: dict[str, str] = {
     "rejuvenate/Arithmetic-v0": "envs.arithmetic:ArithmeticEnv",
@@ -21,34 +27,55 @@ REGISTRATIONS: dict[str, str] = {
 """Gymnasium id -> `package.module:Class`."""
 
 
+def installed() -> dict[str, str]:
+    """Return id -> `package.module:Class` of the environments that installed packages offer; none is imported."""
+    return {point.name: point.value for point in entry_points(group=GROUP)}
+
+
 def register_all() -> None:
-    """Register every environment of `REGISTRATIONS` with gymnasium; a second call changes nothing.
+    """Register every environment of `REGISTRATIONS` and of installed packages; a second call changes nothing.
 
     The environments check the order of calls themselves, so gymnasium's wrappers for it are left out.
     """
-    for environment_id, entry_point in REGISTRATIONS.items():
+    for environment_id, entry_point in {**installed(), **REGISTRATIONS}.items():
         if environment_id not in gymnasium.registry:
             gymnasium.register(environment_id, entry_point=entry_point, order_enforce=False, disable_env_checker=True)
 
 
-def make(environment_id: str, kwargs: Mapping[str, Any] | None = None) -> gymnasium.Env[Any, Any]:
+def make(
+    environment_id: str, kwargs: Mapping[str, Any] | None = None, wrappers: Iterable[WrapperConfig] = ()
+) -> gymnasium.Env[Any, Any]:
     """Make an environment.
 
     Args:
         environment_id: a registered gymnasium id (`rejuvenate/Arithmetic-v0`), `package.module:Class` of a class of
             one's own, or `package.module:Id-v0` of an id that importing the module registers.
         kwargs: keyword arguments of the environment.
+        wrappers: wrappers to put around it, the innermost first, beside those of its registration.
 
     Returns:
-        The environment with its gymnasium `spec` set; it is not wrapped unless its registration asks for it.
+        The environment with its gymnasium `spec` set.
 
     Raises:
-        ConfigError: unknown id, module or class, a class that is no `gymnasium.Env`, or a keyword it does not take.
+        ConfigError: unknown id, module or class, a class that is no `gymnasium.Env` or `gymnasium.Wrapper`, or a
+            keyword it does not take.
     """
     spec = find_spec(environment_id)
     cls = _load(str(spec.entry_point)) if isinstance(spec.entry_point, str) else spec.entry_point
     _check_kwargs(cls, kwargs or {}, spec.kwargs)
+    around = tuple(_wrapper_spec(wrapper) for wrapper in wrappers)
+    spec = replace(spec, additional_wrappers=spec.additional_wrappers + around)
     return gymnasium.make(spec, disable_env_checker=True, **(kwargs or {}))
+
+
+def _wrapper_spec(wrapper: WrapperConfig) -> WrapperSpec:
+    """Return a wrapper as gymnasium's registration has it."""
+    field = "environment.wrappers.id"
+    cls = _load(wrapper.id, gymnasium.Wrapper, field)
+    if not (isinstance(cls, type) and issubclass(cls, gymnasium.Wrapper)):
+        raise ConfigError(field, "must name a subclass of gymnasium.Wrapper", wrapper.id, f"It is {cls!r}.")
+    _check_kwargs(cls, wrapper.kwargs, {"env": None}, f"environment.wrappers.{wrapper.id}.")
+    return WrapperSpec(cls.__name__, wrapper.id, dict(wrapper.kwargs))
 
 
 def find_spec(environment_id: str) -> EnvSpec:
@@ -71,7 +98,7 @@ def find_spec(environment_id: str) -> EnvSpec:
     return EnvSpec(id=environment_id, entry_point=environment_id, order_enforce=False, disable_env_checker=True)
 
 
-def _import(module: str, environment_id: str) -> Any:
+def _import(module: str, environment_id: str, field: str = "environment.id") -> Any:
     """Import a user's module, and say what is wrong where that fails."""
     try:
         return importlib.import_module(module)
@@ -82,47 +109,50 @@ def _import(module: str, environment_id: str) -> Any:
             if missing
             else "Importing that module runs its code; make `python -c 'import ...'` of it work first."
         )
-        raise ConfigError(
-            "environment.id", f"names a module that cannot be imported ({error})", environment_id, fix
-        ) from error
+        raise ConfigError(field, f"names a module that cannot be imported ({error})", environment_id, fix) from error
 
 
-def _load(entry_point: str) -> Any:
-    """Return the class that `package.module:Class` names."""
+def _load(entry_point: str, kind: type = gymnasium.Env, field: str = "environment.id") -> Any:
+    """Return the class that `package.module:Class` names; `kind` is what it should derive from."""
     module_name, _, name = entry_point.partition(":")
-    module = _import(module_name, entry_point)
+    module = _import(module_name, entry_point, field)
     if hasattr(module, name):
         return getattr(module, name)
-    classes = [n for n, value in vars(module).items() if isinstance(value, type) and issubclass(value, gymnasium.Env)]
-    raise _unknown(f"names nothing in module {module_name}", name, classes, classes)
+    classes = [n for n, value in vars(module).items() if isinstance(value, type) and issubclass(value, kind)]
+    raise _unknown(f"names nothing in module {module_name}", name, classes, classes, field)
 
 
-def _unknown(rule: str, name: str, known: Iterable[str], listed: Iterable[str]) -> ConfigError:
+def _unknown(
+    rule: str, name: str, known: Iterable[str], listed: Iterable[str], field: str = "environment.id"
+) -> ConfigError:
     """Return the error for an unknown name, with the nearest known one."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
     if near:
-        return ConfigError("environment.id", rule, name, f"Did you mean {near[0]!r}?")
+        return ConfigError(field, rule, name, f"Did you mean {near[0]!r}?")
     names = ", ".join(listed) or "none"
-    return ConfigError("environment.id", rule, name, f"Known: {names}. Or give package.module:Class of your own.")
+    return ConfigError(field, rule, name, f"Known: {names}. Or give package.module:Class of your own.")
 
 
-def _check_kwargs(cls: Any, kwargs: Mapping[str, Any], registered: Mapping[str, Any]) -> None:
+def _check_kwargs(
+    cls: Any, kwargs: Mapping[str, Any], registered: Mapping[str, Any], section: str = "environment."
+) -> None:
     """Raise `ConfigError` for a keyword argument that the constructor does not take, or needs and does not get.
 
     Args:
-        cls: the environment's class, or a function that makes one.
+        cls: the class, or a function that makes an environment.
         kwargs: what the config gives.
         registered: what the environment's registration gives.
+        section: where the config has them.
     """
     for missing in (name for name in _needed(cls) if name not in kwargs and name not in registered):
-        fix = f"Set environment.kwargs.{missing}."
-        raise ConfigError(f"environment.kwargs.{missing}", f"is needed by {cls.__name__}", None, fix)
+        fix = f"Set {section}kwargs.{missing}."
+        raise ConfigError(f"{section}kwargs.{missing}", f"is needed by {cls.__name__}", None, fix)
     accepted = accepted_kwargs(cls)
     for name in kwargs:
         if accepted is not None and name not in accepted:
             near = difflib.get_close_matches(name, accepted, n=1)
             fix = f"Did you mean {near[0]!r}?" if near else f"It takes: {', '.join(sorted(accepted))}."
-            raise ConfigError(f"environment.kwargs.{name}", f"is no argument of {cls.__name__}", kwargs[name], fix)
+            raise ConfigError(f"{section}kwargs.{name}", f"is no argument of {cls.__name__}", kwargs[name], fix)
 
 
 def _needed(cls: Any) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from configs.errors import ConfigError
+from orchestrator.environment_cli import app as environment_app
 from rejuvenation.cli import diagnose, transform
 
 app = typer.Typer(
@@ -31,11 +32,9 @@ ConfigArguments = Annotated[
 def load_config(arguments: list[str], defaults: dict | None = None):  # type: ignore[no-untyped-def]
     """Files and overrides in any order -> a valid `RunConfig` whose packages are ours."""
     from configs.loader import load
-    from orchestrator.shadowing import check_packages
+    from orchestrator.shadowing import prepare_imports
 
-    check_packages()
-    if os.getcwd() not in sys.path:  # a console script has not: `environment.id=my_env:MyEnv` is found where one works
-        sys.path.append(os.getcwd())
+    prepare_imports()
     files = [a for a in arguments if is_file_name(a)]
     return load(files, [a for a in arguments if not is_file_name(a)], defaults)
 
@@ -54,9 +53,10 @@ def validate(arguments: list[str], *, fresh_run: bool = True):  # type: ignore[n
     config = load_config(arguments)
     shape = check_model(config.model)
     check_rejuvenation(config.model, config.rejuvenation)
-    make(config.environment.id, config.environment.kwargs).close()
+    environment = config.environment
+    make(environment.id, environment.kwargs, environment.wrappers).close()
     for task_set in config.evaluation.sets:
-        env = make(config.environment.id, {**config.environment.kwargs, **task_set.kwargs})
+        env = make(environment.id, {**environment.kwargs, **task_set.kwargs}, environment.wrappers)
         most = getattr(env.unwrapped, "num_tasks", None)
         env.close()
         if most is not None and task_set.tasks > most:
@@ -177,6 +177,7 @@ def compare(
 
 app.command()(transform)  # the repair alone, as `python -m rejuvenation` offers it too
 app.command()(diagnose)
+app.add_typer(environment_app, name="env")
 
 
 def _print(parts: list) -> None:

@@ -33,7 +33,7 @@ class EnvironmentPool:
             idle = self._used(environment)
             if idle:
                 return idle.pop()
-        return make(environment.id, environment.kwargs)
+        return make(environment.id, environment.kwargs, environment.wrappers)
 
     def give_back(self, environment: EnvironmentConfig, env: gymnasium.Env) -> None:
         """Keep a healthy environment."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -23,3 +25,10 @@ def check_packages() -> None:
                 str(found or (list(spec.submodule_search_locations or []) if spec else None)),
                 f"Rename your own `{name}` folder or module, or start from another directory.",
             )
+
+
+def prepare_imports() -> None:
+    """Check the packages, and let modules in the working directory be found, as `python -m` does."""
+    check_packages()
+    if os.getcwd() not in sys.path:  # a console script has not: `environment.id=my_env:MyEnv` is found where one works
+        sys.path.append(os.getcwd())

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 
+from configs.environment import WrapperConfig
 from configs.errors import ConfigError
 from configs.loader import load, parse_override, to_yaml
 
@@ -61,3 +62,9 @@ def test_lists_of_sections_are_checked():
         ConfigError, match=r"evaluation\.sets\[0\]\.task .* Did you mean evaluation\.sets\[0\]\.tasks\?"
     ):
         load([], [*GIVEN, "evaluation.sets=[{name: a, task: 3}]"])
+
+
+def test_wrappers_of_the_environment_are_read_from_an_override():
+    wrapper = "{id: gymnasium.wrappers:TimeLimit, kwargs: {max_episode_steps: 4}}"
+    config = load(["configs/math_toy.yaml"], [f"environment.wrappers=[{wrapper}]"])
+    assert config.environment.wrappers == [WrapperConfig("gymnasium.wrappers:TimeLimit", {"max_episode_steps": 4})]

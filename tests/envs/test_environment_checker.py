@@ -218,3 +218,23 @@ def test_the_checker_names_what_is_wrong_with_an_environment_of_another_family(b
     with pytest.raises(ValueError, match="Other cannot be trained on:") as error:
         envs.check_environment(type("Other", (base,), members)())
     assert problem in str(error.value)
+
+
+class FourValues(Plain):
+    def step(self, action):
+        return [], 0.0, True, {}
+
+
+@pytest.mark.parametrize(
+    ("base", "members", "problem"),
+    [
+        (FourValues, {}, "five values: step 1 must return a tuple of 5 values, got"),
+        (Plain, {"step": lambda self, action: ([], float("nan"), True, False, {})}, "must be a finite number, got nan"),
+        (Plain, {"step": lambda self, action: ([], 0.0, 1, False, {})}, "must be True or False, got 1."),
+        (Plain, {"step": lambda self, action: ([], 0.0, True, False, None)}, "info, a dict, as its last value"),
+    ],
+)
+def test_what_step_returns_is_checked(base, members, problem):
+    with pytest.raises(ValueError, match="cannot be trained on") as error:
+        envs.check_environment(type("Other", (base,), members)())
+    assert problem in str(error.value)

@@ -1,10 +1,12 @@
 import subprocess
 import sys
+from dataclasses import replace
 
 import gymnasium
 import pytest
 
 import envs
+from configs.environment import WrapperConfig
 from configs.errors import ConfigError
 from envs.arithmetic import ArithmeticEnv
 from envs.registry import REGISTRATIONS, accepted_kwargs, register_all
@@ -120,3 +122,52 @@ def test_importing_envs_is_light():
     code = "import envs, sys; print(sorted({'torch', 'transformers', 'ray', 'vllm', 'deepspeed'} & set(sys.modules)))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("environment_id", REGISTRATIONS)
+def test_gymnasiums_own_calls_work_on_every_registered_environment(environment_id):
+    env = gymnasium.make(environment_id, render_mode="ansi")
+    observation, info = env.reset(seed=5)
+    assert env.reset(seed=5)[0] == observation
+    env.reset(seed=6)
+    again, info_again = env.reset(options={"task": info["task"]})
+    assert (again, info_again["task"]) == (observation, info["task"])
+    assert observation[-1]["content"] in env.render()
+    env.close()
+    vector = gymnasium.make_vec(environment_id, num_envs=2, vectorization_mode="sync")
+    observations, _ = vector.reset(seed=5)
+    assert observations[0] == observation
+    assert vector.step(["", ""])[1].tolist() == [0.0, 0.0]
+    vector.close()
+
+
+LIMIT = WrapperConfig("gymnasium.wrappers:TimeLimit", {"max_episode_steps": 2})
+
+
+def test_wrappers_are_put_around_the_innermost_first():
+    env = envs.make("rejuvenate/Lookup-v0", {}, [LIMIT, WrapperConfig("gymnasium.wrappers:RecordEpisodeStatistics")])
+    assert isinstance(env, gymnasium.wrappers.RecordEpisodeStatistics)
+    assert isinstance(env.env, gymnasium.wrappers.TimeLimit)
+    env.reset(seed=0)
+    call = '<tool_call>{"name": "lookup", "arguments": {"key": "a"}}</tool_call>'
+    assert env.step(call)[2:4] == (False, False)
+    *_, truncated, info = env.step(call)
+    assert truncated
+    assert info["episode"]["l"] == 2
+    assert envs.make("rejuvenate/Lookup-v0").unwrapped is not None
+    assert gymnasium.registry["rejuvenate/Lookup-v0"].additional_wrappers == ()
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "message"),
+    [
+        (WrapperConfig("gymnasium.wrappers:TimeLimits"), r"environment\.wrappers\.id names nothing .*'TimeLimit'"),
+        (WrapperConfig("no_such_package:Limit"), r"environment\.wrappers\.id names a module that cannot be imported"),
+        (WrapperConfig("envs.lookup:LookupEnv"), r"must name a subclass of gymnasium\.Wrapper"),
+        (WrapperConfig("gymnasium.wrappers:TimeLimit"), r"TimeLimit\.kwargs\.max_episode_steps is needed by TimeLimit"),
+        (replace(LIMIT, kwargs={**LIMIT.kwargs, "most": 1}), r"kwargs\.most is no argument of TimeLimit, got 1"),
+    ],
+)
+def test_wrong_wrappers_are_explained(wrapper, message):
+    with pytest.raises(ConfigError, match=message):
+        envs.make("rejuvenate/Lookup-v0", {}, [wrapper])

@@ -1,6 +1,8 @@
 import json
+import sys
 import warnings
 from decimal import Decimal
+from pathlib import Path
 
 import pytest
 from gymnasium.utils.env_checker import check_env
@@ -11,6 +13,7 @@ import envs
 from configs.errors import ConfigError
 from envs.question_answer import QuestionAnswerEnv
 from envs.verifiers import number_after
+from tests.retail_data import data_folder
 
 ID = "envs.question_answer:QuestionAnswerEnv"
 
@@ -94,7 +97,7 @@ def test_one_file_can_be_split_by_hash(path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("{", "must hold 'question' and 'answer' on line 2"),
+        ("{", "must hold JSON on line 2"),
         ('{"question": "x"}', "must hold 'question' and 'answer' on line 2"),
         ("[1]", "must hold 'question' and 'answer' on line 2"),
         ('{"question": "x", "answer": "12"}', "must have an answer that ends in `#### number` on line 2"),
@@ -143,3 +146,104 @@ def test_a_broken_line_names_the_path_as_it_was_given(tmp_path, monkeypatch):
     (tmp_path / "broken_at_home.jsonl").write_text("{")
     with pytest.raises(ConfigError, match=r"on line 1 .*, got '?~/broken_at_home\.jsonl"):
         QuestionAnswerEnv(path="~/broken_at_home.jsonl")
+
+
+def write(path, *rows):
+    path.write_text("\n".join(map(json.dumps, rows)))
+    return str(path)
+
+
+def rewards(env, *texts):
+    found = []
+    for text in texts:
+        env.reset(options={"index": 0})
+        found.append(env.step(text)[1])
+    return found
+
+
+def test_gsm8k_itself_and_its_own_answers():
+    env = envs.make(ID, {"path": str(data_folder("gsm8k", "the GSM8K data") / "test.jsonl")})
+    assert env.unwrapped.num_tasks == 1319
+    as_math = envs.make(ID, {"path": str(data_folder("gsm8k", "the GSM8K data") / "test.jsonl"), "form": "math"})
+    for made in (env, as_math):
+        for index in range(0, 1319, 10):
+            made.reset(options={"index": index})
+            answer = made.unwrapped.current_task["answer"]
+            assert made.step(answer)[1] == 1.0
+            made.reset(options={"index": index})
+            assert made.step(answer + "1")[1] == 0.0
+    envs.check_environment(env)
+
+
+def test_mathematics_with_boxed_answers_in_columns_of_other_names(tmp_path):
+    row = {"problem": "Half of 1?", "solution": r"So \boxed{1} is halved: $\boxed{\frac{1}{2}}$."}
+    path = write(tmp_path / "math.jsonl", row)
+    env = envs.make(ID, {"path": path, "form": "math", "question_field": "problem", "answer_field": "solution"})
+    assert env.reset(seed=0)[0][0]["content"].startswith("Half of 1?\nThink step by step")
+    right = [r"\boxed{\dfrac{1}{2}}", r"\boxed{0.5}", "#### 1/2"]
+    wrong = [r"\boxed{1}", "0.5", r"\boxed{\frac{1}{2}", r"\boxed{2} \boxed{}", ""]
+    assert rewards(env, *right, *wrong) == [1.0] * 3 + [0.0] * 5
+    envs.check_environment(env)
+
+
+@pytest.mark.parametrize(("answer", "said"), [("72", "72"), (72, "72.0"), ("1,018", "1018")])
+def test_a_bare_answer_is_mathematics_too(tmp_path, answer, said):
+    env = QuestionAnswerEnv(path=write(tmp_path / "bare.jsonl", {"question": "?", "answer": answer}), form="math")
+    assert rewards(env, rf"\boxed{{{said}}}", said) == [1.0, 0.0]
+    envs.check_environment(env)
+
+
+@pytest.mark.parametrize(
+    ("choices", "answer"),
+    [
+        (["red", "blue", "green"], 1),
+        (["red", "blue", "green"], "b"),
+        (["red", "blue", "green"], "blue"),
+        ({"text": ["red", "blue", "green"], "label": ["1", "2", "3"]}, "2"),
+    ],
+)
+def test_multiple_choice_in_the_forms_of_its_answers(tmp_path, choices, answer):
+    path = write(tmp_path / "choice.jsonl", {"question": "Sky?", "choices": choices, "answer": answer})
+    env = QuestionAnswerEnv(path=path, form="choice")
+    observation, _ = env.reset(seed=0)
+    assert observation[0]["content"].startswith("Sky?\nA. red\nB. blue\nC. green\nThink step by step")
+    assert rewards(env, "#### B", r"\boxed{(b)}", "#### B.", "#### A", "B", "#### blue") == [1.0] * 3 + [0.0] * 3
+    envs.check_environment(env)
+
+
+@pytest.mark.parametrize(("choices", "answer"), [(["red"], 0), (["red", "blue"], 2), (["red", "blue"], "C"), (3, 0)])
+def test_a_row_that_is_no_multiple_choice_is_named(tmp_path, choices, answer):
+    path = write(tmp_path / "choice.jsonl", {"question": "Sky?", "choices": choices, "answer": answer})
+    with pytest.raises(ConfigError, match=r"two to 26 options, and an answer .* on line 1"):
+        QuestionAnswerEnv(path=path, form="choice")
+
+
+@pytest.mark.parametrize(("library", "path"), [("pyarrow", "rows.parquet"), ("datasets", "hf:owner/name")])
+def test_a_library_that_is_not_installed_is_named_with_its_extra(tmp_path, monkeypatch, library, path):
+    (tmp_path / "rows.parquet").write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, library, None)
+    with pytest.raises(ConfigError, match=rf"needs the package {library} to be read.* extra `data`"):
+        QuestionAnswerEnv(path=path)
+
+
+def test_parquet_gives_what_json_lines_give(path, tmp_path):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    rows = [json.loads(line) for line in Path(path).read_text().splitlines() if line.strip()]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    assert QuestionAnswerEnv(path=str(tmp_path / "rows.parquet")).rows == QuestionAnswerEnv(path=path).rows
+    (tmp_path / "broken.parquet").write_bytes(b"no parquet")
+    with pytest.raises(ConfigError, match="must be a Parquet file"):
+        QuestionAnswerEnv(path=str(tmp_path / "broken.parquet"))
+
+
+def test_a_hugging_face_dataset_gives_what_json_lines_give(path, tmp_path):
+    pytest.importorskip("datasets")
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "test.jsonl").write_text(Path(path).read_text().strip() + "\n")
+    found = QuestionAnswerEnv(path=f"hf:{tmp_path / 'data'}", dataset_split="test")
+    assert found.rows == QuestionAnswerEnv(path=path).rows
+    with pytest.raises(ConfigError, match="split 'other' that can be loaded"):
+        QuestionAnswerEnv(path=f"hf:{tmp_path / 'data'}", dataset_split="other")

@@ -1,0 +1,132 @@
+"""The commands `rejuvenate env ...`: list, check, play and start an environment of one's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from configs.errors import ConfigError
+
+if TYPE_CHECKING:
+    from envs.checkup import Finding
+
+app = typer.Typer(help="Environments: list, check, play in the terminal, or start your own.", no_args_is_help=True)
+
+EnvironmentId = Annotated[
+    str, typer.Argument(metavar="ENV", help="A registered id, package.module:Class, or package:Id-v0.")
+]
+Kwargs = Annotated[
+    list[str] | None, typer.Argument(metavar="[KEY=VALUE ...]", help="Keyword arguments of the environment.")
+]
+Model = Annotated[
+    Path | None,
+    typer.Option(help="Checkpoint directory whose tokenizer and chat template render; without it a plain ChatML."),
+]
+
+
+@app.command(name="list")
+def list_environments() -> None:
+    """List the environments that a config can name: those shipped, and those of installed packages."""
+    from envs.registry import REGISTRATIONS, installed
+
+    for environment_id, entry_point in REGISTRATIONS.items():
+        typer.echo(f"{environment_id}\n    {entry_point}")
+    for environment_id, entry_point in installed().items():
+        typer.echo(f"{environment_id}\n    {entry_point} (installed)")
+    typer.echo("package.module:Class\n    any gymnasium.Env, your own or envs.question_answer:QuestionAnswerEnv")
+
+
+@app.command()
+def check(environment: EnvironmentId, kwargs: Kwargs = None, model: Model = None) -> None:
+    """Run gymnasium's checker and ours; say of each failure what is wrong and what to do. Exit code 1 on a failure."""
+    make = _maker(environment, kwargs)
+    make().close()  # what cannot even be made is an error of the arguments
+    from envs.checkup import checkup
+    from orchestrator.environment_rendering import renderer_of, rendering_findings
+
+    renderer = renderer_of(model)
+    failed = passed = 0
+    for findings in (checkup(make), rendering_findings(make(), renderer)):
+        for finding in findings:
+            _show(finding)
+            failed, passed = failed + bool(finding.problems), passed + (not finding.problems)
+    typer.echo(f"{environment}: {passed} checks passed, {failed} failed")
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def play(
+    environment: EnvironmentId,
+    kwargs: Kwargs = None,
+    seed: Annotated[int, typer.Option(help="Seed of the first episode; the next ones count on.")] = 0,
+    index: Annotated[int | None, typer.Option(help="Number of the task; without it the seed draws one.")] = None,
+    tokens: Annotated[bool, typer.Option("--tokens", help="Show the text that the model's tokens spell, too.")] = False,
+    model: Model = None,
+) -> None:
+    """Play the assistant. A line is a turn (a line that ends in a backslash goes on); Ctrl-D or Ctrl-C ends."""
+    env = _maker(environment, kwargs)()
+    from orchestrator.environment_play import play_episodes
+    from orchestrator.environment_rendering import renderer_of
+
+    renderer = renderer_of(model) if tokens or model else None
+    try:
+        play_episodes(env, seed, index, renderer, typer.echo)
+    finally:
+        env.close()
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="Name of the package: lower-case letters, digits and _.")],
+    directory: Annotated[Path, typer.Option(help="Where its folder is made.")] = Path("."),
+) -> None:
+    """Write a package with an environment of your own and a test of it."""
+    from orchestrator.environment_package import class_name, write_package
+
+    root = write_package(name, directory)
+    for file in sorted(path for path in root.rglob("*") if path.is_file()):
+        typer.echo(str(file))
+    environment_id = f"{name}:{class_name(name)}-v0"
+    typer.echo(f"\nNext:\n  cd {root}\n  rejuvenate env check {environment_id}\n  rejuvenate env play {environment_id}")
+    typer.echo("  python -m pytest\n  pip install -e .   # then the id alone names it, from everywhere")
+
+
+def _maker(environment: str, kwargs: list[str] | None):  # type: ignore[no-untyped-def]
+    """What makes the environment that the arguments name."""
+    from orchestrator.shadowing import prepare_imports
+
+    prepare_imports()
+    given = _parse(kwargs or [])
+    from envs.registry import make
+
+    return lambda: make(environment, given)
+
+
+def _parse(arguments: list[str]) -> dict[str, Any]:
+    """KEY=VALUE with YAML values, dots for nested keys -> keyword arguments."""
+    from omegaconf import OmegaConf
+
+    for argument in arguments:
+        if "=" not in argument:
+            raise ConfigError("keyword arguments", "must be KEY=VALUE", argument, "Write split=heldout, say.")
+    return dict(OmegaConf.to_container(OmegaConf.from_dotlist(arguments)))  # type: ignore[arg-type]
+
+
+def _show(finding: Finding) -> None:
+    """Print one line on a check that passed, and what to do on one that failed."""
+    from textwrap import fill
+
+    def paragraph(text: str) -> str:
+        shown = text if len(text) <= 600 else text[:597] + "..."
+        return fill(" ".join(shown.split()), 80, initial_indent="        ", subsequent_indent="        ")
+
+    typer.echo(f"{'FAILED' if finding.problems else 'passed'}  {finding.name}")
+    for problem in finding.problems:
+        typer.echo(paragraph(problem))
+    if finding.problems and finding.fix:
+        typer.echo(paragraph(f"Fix: {finding.fix}"))
+    if finding.note:
+        typer.echo(paragraph(finding.note))

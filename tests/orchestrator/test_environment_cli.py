@@ -1,0 +1,209 @@
+import io
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from envs.arithmetic import ArithmeticEnv
+from envs.lookup import LookupEnv
+from tests.orchestrator.test_cli import call
+
+CHECKOUT = Path(__file__).parents[2]
+TOY = CHECKOUT / "examples/toy/tool/base"
+CALL = '<tool_call>{"name": "lookup", "arguments": {"key": "a"}}</tool_call>'
+
+
+def env(capsys, monkeypatch, *arguments, typed=""):
+    """Run `rejuvenate env ...` in this process, with a pipe as the terminal."""
+    monkeypatch.setattr(sys, "stdin", io.StringIO(typed))
+    return call(capsys, monkeypatch, "env", *arguments)
+
+
+class Capitals(ArithmeticEnv):
+    """The shipped toys' tokenizers have no capital letters."""
+
+    def first_messages(self, task):
+        return "WHAT IS " + super().first_messages(task)
+
+
+class Raises(LookupEnv):
+    def begin(self, task):
+        raise KeyError("broken")
+
+
+class Shares(ArithmeticEnv):
+    """Closing one closes all."""
+
+    closed = False
+
+    def reset(self, **kwargs):
+        Shares.closed = False
+        return super().reset(**kwargs)
+
+    def close(self):
+        Shares.closed = True
+
+    def step(self, action):
+        if Shares.closed:
+            raise RuntimeError("closed")
+        return super().step(action)
+
+
+class Drifts(ArithmeticEnv):
+    """A copy of it draws other tasks."""
+
+    def __setstate__(self, state):
+        self.__dict__.update(state, task_seed=state["task_seed"] + 1)
+
+
+def test_list_names_what_is_shipped(capsys, monkeypatch):
+    code, out, _ = env(capsys, monkeypatch, "list")
+    assert code == 0
+    assert "rejuvenate/Lookup-v0\n    envs.lookup:LookupEnv\n" in out
+
+
+@pytest.mark.parametrize("model", [(), ("--model", TOY)])
+def test_check_passes_a_shipped_environment_line_by_line(capsys, monkeypatch, model):
+    code, out, _ = env(capsys, monkeypatch, "check", "rejuvenate/Lookup-v0", "hops_max=5", *model)
+    assert code == 0
+    assert "rejuvenate/Lookup-v0: 15 checks passed, 0 failed" in out
+    assert "FAILED" not in out
+    names = [line.removeprefix("passed").strip() for line in out.splitlines() if line.startswith("passed")]
+    assert {"gymnasium's checker", "five values", "same seed, same episode", "episodes end", "tool schemas"} < set(
+        names
+    )
+    assert names[-5:] == ["speed", "pickling", "closing", "rendering", "mask"]
+    assert all(len(line) <= 80 for line in out.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "failed", "words"),
+    [
+        (
+            "Capitals",
+            ("--model", TOY),
+            "rendering",
+            ["cannot write the content of message 1 (user)", "Fix:"],
+        ),
+        ("Raises", (), "closing", ["raised KeyError: 'broken'"]),
+        ("Shares", (), "closing", ["after one environment was closed, another one raised RuntimeError", "Fix: Let"]),
+        ("Drifts", (), "pickling", ["a pickled copy plays another episode", "Fix: Keep open files"]),
+    ],
+)
+def test_check_explains_a_failure(capsys, monkeypatch, name, options, failed, words):
+    code, out, _ = env(capsys, monkeypatch, "check", f"{__name__}:{name}", *options)
+    assert code == 1
+    shown = " ".join(out.split())
+    assert f"FAILED {failed} " in shown
+    for part in words:
+        assert part in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("check", "rejuvenate/Lookups-v0"), "Did you mean 'rejuvenate/Lookup-v0'?"),
+        (("check", "rejuvenate/Lookup-v0", "hops_max"), "keyword arguments must be KEY=VALUE, got 'hops_max'"),
+        (("check", "rejuvenate/Lookup-v0", "hops_max=0"), "environment.kwargs.hops_max must lie in"),
+        (
+            ("play", "rejuvenate/Lookup-v0", "split=heldout", "--index", "1000"),
+            "--index must lie in [0, 999]",
+        ),
+    ],
+)
+def test_wrong_arguments_are_explained(capsys, monkeypatch, arguments, words):
+    code, _, err = env(capsys, monkeypatch, *arguments)
+    assert code == 2
+    assert words in err
+
+
+def test_play_shows_messages_answers_rewards_and_the_end(capsys, monkeypatch):
+    task = LookupEnv().task(3)
+    letter = task["map"][0]
+    answer = LookupEnv().expert_turns(task)[-1]
+    continued = CALL.replace(", ", ",\\\n ", 1)
+    code, out, _ = env(
+        capsys, monkeypatch, "play", "rejuvenate/Lookup-v0", "--index", "3", typed=f"{continued}\n{answer}\n"
+    )
+    assert code == 0
+    assert f"[user] {task['start']}{task['hops']}\n" in out
+    assert "[tool lookup(key: string)] Return the letter" in out
+    assert f"[tool lookup] {letter}\n(reward 0, tool_calls=1 tool_errors=0)" in out
+    assert "--- finished: reward 1 ---" in out
+    assert "--- episode with seed 1 ---" in out  # it goes on until the input ends
+    assert out.endswith("episodes: 1, mean reward 1\n")
+
+
+def test_play_shows_what_the_tokens_spell(capsys, monkeypatch):
+    code, out, _ = env(
+        capsys, monkeypatch, "play", "rejuvenate/Lookup-v0", "--tokens", "--model", TOY, typed=f"{CALL}\n"
+    )
+    assert code == 0
+    assert "<|assistant|>" in out
+    assert "<|tool|>" in out
+    _, plain, _ = env(capsys, monkeypatch, "play", "rejuvenate/Lookup-v0", typed=f"{CALL}\n")
+    assert "<|tool|>" not in plain
+
+
+@pytest.mark.parametrize(
+    "name", ["envs", "configs", "tests", "json", "numpy", "rich", "My", "1a", "class", "a-b", "../x", ""]
+)
+def test_new_refuses_names_that_would_hide_something(capsys, monkeypatch, tmp_path, name):
+    code, _, err = env(capsys, monkeypatch, "new", name, "--directory", tmp_path)
+    assert code == 2
+    assert "NAME must" in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_new_overwrites_nothing(capsys, monkeypatch, tmp_path):
+    (tmp_path / "my_env").mkdir()
+    code, _, err = env(capsys, monkeypatch, "new", "my_env", "--directory", tmp_path)
+    assert code == 2
+    assert "must not exist yet" in err
+    assert list((tmp_path / "my_env").iterdir()) == []
+
+
+def python(*arguments, folder, path=()):
+    """Run Python in a folder, with this checkout and `path` to import from."""
+    paths = os.pathsep.join(map(str, [CHECKOUT, *path]))
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_the_new_package_passes_its_own_test_and_the_check(capsys, monkeypatch, tmp_path):
+    code, out, _ = env(capsys, monkeypatch, "new", "my_env", "--directory", tmp_path)
+    assert code == 0
+    assert "rejuvenate env check my_env:MyEnv-v0" in out
+    root = tmp_path / "my_env"
+    assert len((root / "my_env/environment.py").read_text().splitlines()) <= 25
+    tested = python("-m", "pytest", "-q", "-p", "no:cacheprovider", folder=root)
+    assert (tested.returncode, "3 passed" in tested.stdout) == (0, True), tested.stdout
+    checked = python("-m", "orchestrator", "env", "check", "my_env:MyEnv-v0", folder=root)
+    assert (checked.returncode, "0 failed" in checked.stdout) == (0, True), checked.stdout + checked.stderr
+
+
+def test_an_installed_package_is_found_by_its_entry_point(capsys, monkeypatch, tmp_path):
+    env(capsys, monkeypatch, "new", "my_env", "--directory", tmp_path)
+    root = tmp_path / "my_env"
+    metadata = root / "my_env-0.1.0.dist-info"  # what an installer writes of the pyproject.toml
+    metadata.mkdir()
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: my_env\nVersion: 0.1.0\n")
+    (metadata / "entry_points.txt").write_text("[rejuvenate.environments]\nMyEnv-v0 = my_env.environment:MyEnv\n")
+    code = (
+        "import sys, gymnasium, envs; assert 'my_env' not in sys.modules; env = gymnasium.make('MyEnv-v0'); "
+        "print(env.reset(seed=1)[0][0]['content'], type(envs.make('my_env:MyEnv-v0').unwrapped).__name__)"
+    )
+    made = python("-W", "error", "-c", code, folder=tmp_path, path=[root])
+    assert made.stdout.startswith("What is the price of"), made.stderr
+    assert made.stdout.endswith(" MyEnv\n")
+    listed = python("-m", "orchestrator", "env", "list", folder=tmp_path, path=[root])
+    assert "MyEnv-v0\n    my_env.environment:MyEnv (installed)" in listed.stdout
