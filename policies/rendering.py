@@ -15,7 +15,7 @@ from typing import Any
 from configs.chat_template import CALL_TOKENS, PROBE, STAND_IN, ChatTemplate, Message
 from configs.errors import ConfigError
 from policies.rendered_conversation import FIELD, RenderedConversation, rest_of
-from policies.tool_messages import ANSWERED_TURN, stand_in, with_call_ids
+from policies.tool_messages import PROBE_ANSWER, PROBE_TOOLS, answered_turn, with_call_ids
 
 END_OF_MESSAGE = "<|eom_id|>"
 """What Llama 3.1 to 3.3 may end a turn with that calls a tool, in place of the end-of-turn token."""
@@ -118,15 +118,16 @@ class Renderer:
         return token_ids, loss_mask
 
     def check_tool_messages(self) -> None:
-        """Check that the template takes tool messages.
+        """Check that the template takes tool messages and shows them.
 
         Raises:
             ConfigError: it does not; the error holds the template's own.
         """
-        opening, turn, answer = ANSWERED_TURN[:1], *ANSWERED_TURN[1:3]
-        conversation = self.conversation(opening)
-        for _ in range(2):
-            conversation.extend(turn, [answer])
+        probe = answered_turn(with_calls=self.calls_needed)
+        shown = self.render(probe, PROBE_TOOLS)
+        if PROBE_ANSWER not in shown:
+            raise ConfigError(FIELD, "must show the model what a tool answers", shown, "Use a template with tools.")
+        self.conversation(probe[:1], PROBE_TOOLS).extend({"role": "assistant", "content": PROBE}, probe[2:3])
 
     def render(self, marked: Sequence[Message], tools: Any = None, *, generation_prompt: bool = False) -> str:
         """Return what the template makes of marked messages.
@@ -175,18 +176,14 @@ class Renderer:
 
     def _probe_calls(self) -> bool:
         """Whether the template refuses an answer to a turn whose calls are in its text, but not one to `tool_calls`."""
-        question, turn, answer, last = ANSWERED_TURN
-        answers = with_call_ids([answer])
-        with_calls = [question, stand_in(answers, with_calls=True, name=PROBE), *answers, last]
-        return not self._renders([question, turn, answer, last]) and self._renders(with_calls)
+        return not self._shows_answer(with_calls=False) and self._shows_answer(with_calls=True)
 
-    def _renders(self, messages: Sequence[Message]) -> bool:
-        """Whether the template takes messages."""
+    def _shows_answer(self, *, with_calls: bool) -> bool:
+        """Whether the template takes a tool's answer, and shows it."""
         try:
-            self.render(messages)
+            return PROBE_ANSWER in self.render(answered_turn(with_calls=with_calls), PROBE_TOOLS)
         except ConfigError:
             return False
-        return True
 
 
 def load_renderer(model_dir: str | Path) -> Renderer:

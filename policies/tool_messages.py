@@ -14,13 +14,21 @@ from collections.abc import Sequence
 from configs.chat_template import PROBE, STAND_IN, Message
 
 _ID = re.compile("[A-Za-z0-9]{9}")
-ANSWERED_TURN: list[Message] = [
-    {"role": "user", "content": PROBE},
-    {"role": "assistant", "content": PROBE},
-    {"role": "tool", "name": PROBE, "content": PROBE},
-    {"role": "assistant", "content": PROBE},
+PROBE_ANSWER = "x2y"
+PROBE_TOOLS = [
+    {
+        "type": "function",
+        "function": {"name": PROBE, "description": PROBE, "parameters": {"type": "object", "properties": {}}},
+    }
 ]
-"""A probing conversation in which a tool answers a turn whose calls are in its text."""
+
+
+def answered_turn(*, with_calls: bool) -> list[Message]:
+    """Return a probing conversation in which a tool answers a turn, whose calls are in its text or in `tool_calls`."""
+    answer: list[Message] = [{"role": "tool", "name": PROBE, "content": PROBE_ANSWER}]
+    answer = with_call_ids(answer) if with_calls else answer
+    turn = stand_in(answer, with_calls=with_calls, name=PROBE)
+    return [{"role": "user", "content": PROBE}, turn, *answer, {"role": "assistant", "content": PROBE}]
 
 
 def stand_in(new_messages: Sequence[Message], *, with_calls: bool, name: str = STAND_IN) -> Message:

@@ -55,8 +55,8 @@ def template_text(name: str) -> str:
     if published is None:
         return (DATA / f"{name}.jinja").read_text()
     package = importlib.util.find_spec("trl")  # which is not imported: only its data are read
-    assert package is not None and package.submodule_search_locations, "make setup installs trl"
-    return (Path(package.submodule_search_locations[0]) / "chat_templates" / f"{published}.jinja").read_text()
+    assert package is not None, "make setup installs trl"
+    return (Path((package.submodule_search_locations or [])[0]) / "chat_templates" / f"{published}.jinja").read_text()
 
 
 def family_tokenizer(name: str, template: str | None = None) -> PreTrainedTokenizerFast:
