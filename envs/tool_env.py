@@ -20,8 +20,8 @@ class ToolEnv(ConversationEnv):
     Authors mark methods with `@tool` and override `sample_task`, `first_messages` and `finish` (or `answer`, where a
     turn without a call is not final). Every call of a turn is parsed, checked and executed in order; results and errors
     go back as tool messages. A thinking block that opens the turn (`envs.thinking`) is the model's own: what stands in
-    it is neither a call nor an answer. `info["metrics"]` counts `tool_calls` and `tool_errors` (malformed calls, unknown tools,
-    wrong arguments, tools that raised) of the step.
+    it is neither a call nor an answer. `info["metrics"]` counts `tool_calls` and `tool_errors` (malformed calls,
+    unknown tools, wrong arguments, tools that raised) of the step.
 
     Args:
         tool_parser: form in which the model writes its calls, a name in `envs.tool_calls.PARSERS`; `auto` is what the

@@ -131,13 +131,14 @@ def test_template_that_replaces_earlier_turns_is_refused():
 
 def test_what_a_template_rewrites_before_a_turn_stays_as_it_was_given():
     """Only what follows the turn is taken; the engine has seen the rest."""
-    counting = CHATML.replace("'<|im_start|>system", "(messages | length | string) + '<|im_start|>system")
+    answers = "messages | selectattr('role', 'equalto', 'tool') | list | length | string"
+    counting = CHATML.replace("'<|im_start|>system", f"({answers}) + '<|im_start|>system")
     renderer = Renderer(make_tokenizer(counting, specials=("<|im_start|>", "<|im_end|>")))
     plain = Renderer(make_tokenizer(CHATML, specials=("<|im_start|>", "<|im_end|>")))
     messages = [QUESTION, CALL, RESULT, ANSWER]
     token_ids, loss_mask = renderer.training_example(messages)
     plain_ids, plain_mask = plain.training_example(messages)
-    assert text_of(renderer, token_ids) == "1" + text_of(plain, plain_ids)
+    assert text_of(renderer, token_ids) == "0" + text_of(plain, plain_ids)
     assert loss_mask == [0, *plain_mask]
 
 
