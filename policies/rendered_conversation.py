@@ -66,7 +66,7 @@ class RenderedConversation:
         added = renderer.fitted(new_messages)
         place = stand_in(added, with_calls=renderer.calls_needed)
         text = renderer.render([*self._messages, place, *added], self._tools, generation_prompt=True)
-        following = text.rpartition(STAND_IN)[2]
+        following = text.partition(STAND_IN)[2]
         if place.get("tool_calls"):  # the rest of the call
             following = following[max(0, following.find(renderer.end_of_turn)) :]
         if STAND_IN not in text or not following.startswith(renderer.end_of_turn):

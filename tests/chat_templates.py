@@ -59,11 +59,20 @@ def template_text(name: str) -> str:
     return (Path((package.submodule_search_locations or [])[0]) / "chat_templates" / f"{published}.jinja").read_text()
 
 
-def family_tokenizer(name: str, template: str | None = None) -> PreTrainedTokenizerFast:
-    """Return a tokenizer that can write every text, one token a byte, with a family's special tokens and template."""
+def family_tokenizer(
+    name: str, template: str | None = None, merges: tuple[tuple[str, str], ...] = ()
+) -> PreTrainedTokenizerFast:
+    """Return a tokenizer that can write every text, one token a byte, with a family's special tokens and template.
+
+    Args:
+        name: of the family.
+        template: in place of the family's.
+        merges: pairs of characters (of the byte-level alphabet) that are one token where they meet.
+    """
     family = FAMILIES[name]
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    core = Tokenizer(models.BPE(vocab={character: number for number, character in enumerate(alphabet)}, merges=[]))
+    tokens = [*sorted(pre_tokenizers.ByteLevel.alphabet()), *map("".join, merges)]
+    vocab = {token: number for number, token in enumerate(tokens)}
+    core = Tokenizer(models.BPE(vocab=vocab, merges=list(merges)))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     core.decoder = decoders.ByteLevel()
     core.add_special_tokens(list(family.special))

@@ -349,6 +349,45 @@ def test_ids_of_other_forms_become_ones_that_mistral_takes_and_still_agree():
     assert called[1] == "000000001"
 
 
+def test_mistrals_own_library_makes_the_same_prompts():
+    """Between two user messages; there, unlike the chat template, it keeps the system prompt, as an episode does."""
+    from mistral_common.protocol.instruct.request import ChatCompletionRequest
+    from mistral_common.tokens.tokenizers.mistral import MistralTokenizer
+
+    called = calls({"a": 7, "b": 5}, {"a": 1, "b": 2})
+    for number, call in enumerate(called["tool_calls"]):
+        call |= {"id": f"abcDEF12{number}", "function": {**call["function"]}}
+        call["function"]["arguments"] = json.dumps(call["function"]["arguments"])
+        called["tool_calls"][number] = call
+    messages = [system("Be brief."), user("7+5, 1+2?"), called]
+    messages += [result(content, tool_call_id=f"abcDEF12{number}") for number, content in enumerate(("12", "3"))]
+    library = MistralTokenizer.v3(is_tekken=True)
+    own = [
+        library.encode_chat_completion(ChatCompletionRequest(model="m", tools=TOOLS, messages=some)).text
+        for some in (messages[:2], messages)
+    ]
+    renderer = RENDERERS["mistral-nemo"]
+    conversation = renderer.conversation(messages[:2], TOOLS)
+    first = spelled(renderer, conversation.prompt_token_ids)
+    text = own[1].removeprefix(own[0]).partition("</s>")[0]
+    assert text.startswith('[TOOL_CALLS][{"name": "add"')
+    second = spelled(renderer, conversation.extend(says(text), messages[3:]))
+    assert [first, f"{first}{text}</s>{second}"] == own
+
+
+def test_segments_are_tokenized_by_themselves_where_tokens_would_span_them():
+    merges = (("Ċ", "Ċ"),)
+    renderer = Renderer(family_tokenizer("qwen2.5", merges=merges))
+    for text, same in (("12\n\n3", True), ("\n12", False)):
+        messages = [user("q"), says(text), user("c"), says("d")]
+        token_ids, loss_mask, _ = rolled_out(renderer, messages)
+        own = template_ids(renderer, messages)
+        assert spelled(renderer, token_ids) == spelled(renderer, own)
+        assert (token_ids == own) == same
+        assert_mask(renderer, token_ids, loss_mask, [text, "d"])
+        assert renderer.training_example(messages) == (token_ids, loss_mask)
+
+
 def test_what_a_template_refuses_is_said_in_its_own_words():
     with pytest.raises(ConfigError, match="conversation roles must alternate") as raised:
         RENDERERS["mistral-nemo"].conversation([user("a"), user("b")])

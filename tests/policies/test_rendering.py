@@ -165,6 +165,15 @@ def test_extending_a_copy_leaves_the_conversation_as_it_was(renderer):
     assert siblings[0].extend(CALL, [RESULT]) == siblings[1].extend(other, [RESULT]) == opening.extend(CALL, [RESULT])
 
 
+def test_a_copy_renders_after_its_own_messages_alone():
+    numbered = CHATML.replace("<tool_response>\n' +", "<tool_response>\n' + (loop.index | string) + ':' +")
+    renderer = Renderer(make_tokenizer(numbered, specials=("<|im_start|>", "<|im_end|>")))
+    opening = renderer.conversation([QUESTION])
+    one, other = opening.copy(), opening.copy()
+    added = [text_of(renderer, sibling.extend(CALL, [RESULT])) for sibling in (one, one, other)]
+    assert [text.partition(":12")[0][-1] for text in added] == ["3", "5", "3"]
+
+
 def test_template_without_end_of_turn_or_without_any_template_is_refused():
     endless = "{%- for message in messages %}{{- message.content }}{%- endfor %}"
     with pytest.raises(ConfigError, match="special token"):
