@@ -18,6 +18,8 @@ from orchestrator.tool_forms import check_tool_messages, with_tool_form
 from policies.engine import Generation
 from policies.rendering import Renderer
 from tests.chat_templates import FAMILIES, family_tokenizer
+from tests.orchestrator.test_cli import call
+from tests.pico import make_checkpoint
 
 RENDERERS = {name: Renderer(family_tokenizer(name)) for name in FAMILIES}
 TASK = {"start": "a", "hops": 3, "map": "bcdefghijklmnopqrstuvwxyza"}
@@ -55,7 +57,7 @@ def written(name, *calls):
     """The text in which the family's template writes calls of (tool, arguments, id)."""
     renderer = RENDERERS[name]
     texts = []
-    for some in [calls] if not name.startswith("llama") else [[call] for call in calls]:  # Llama: one per message
+    for some in [calls] if not name.startswith("llama") else [[one] for one in calls]:  # Llama: one per message
         made = [
             {"type": "function", "id": call_id, "function": {"name": tool_name, "arguments": arguments}}
             for tool_name, arguments, call_id in some
@@ -232,3 +234,27 @@ def test_a_template_that_refuses_tools_is_found_before_anything_starts(tmp_path,
     check_tool_messages(bad, ArithmeticEnv())
     with pytest.raises(ConfigError, match="No tools here!"):
         check_tool_messages(bad, LookupEnv())
+
+
+def test_env_check_takes_the_form_of_the_models_template_and_notes_what_it_rewrites(capsys, monkeypatch, tmp_path):
+    for name, stable in (("mistral-nemo", False), ("llama3.1", True)):
+        family_tokenizer(name).save_pretrained(tmp_path / name)
+        arguments = ("env", "check", f"{__name__}:Asked", "tool_parser=auto", "max_turns=9", "--model", tmp_path / name)
+        code, out, _ = call(capsys, monkeypatch, *arguments)
+        assert code == 0, out
+        assert ("would now write earlier turns otherwise" in " ".join(out.split())) != stable
+
+
+def test_plan_says_that_a_template_refuses_tools_before_anything_starts(capsys, monkeypatch, tmp_path):
+    for name in ("base", "sft"):
+        make_checkpoint(tmp_path / name)
+    template = tmp_path / "sft" / "chat_template.jinja"
+    refusal = (
+        "{%- if messages | selectattr('role', 'equalto', 'tool') | list %}{{ raise_exception('No!') }}{% endif -%}"
+    )
+    template.write_text(refusal + template.read_text())
+    given = [f"model.base={tmp_path}/base", f"model.sft={tmp_path}/sft", f"run_dir={tmp_path}/run"]
+    code, _, err = call(capsys, monkeypatch, "plan", "configs/tool_toy.yaml", *given)
+    assert code == 2
+    assert "the tokenizer's chat template must render messages of the roles user, assistant, tool, assistant" in err
+    assert "it says 'No!'" in err
