@@ -2,10 +2,10 @@
 
 Notation: t is a position, y = token[t + 1] the gold token it predicts, h(t) the residual stream before the final norm,
 d = s_rms(t) * (gamma * W_U[y]) the direction in which h(t) moves y's logit while the norm's scale stays frozen.
-N targets of one pair share the forward pass; their gradients go back together, one layer at a time, so that memory
-holds the gradients of one layer only.
+N targets of one pair share the forward pass; their gradients go back together (`rejuvenation.backward`), one layer at a
+time, so that memory holds the gradients of one layer only.
 
-Shapes: N targets, T tokens, D hidden size.
+Shapes: N targets, T tokens, R rows of all prefixes, D hidden size.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from rejuvenation.alignment import Alignment
+from rejuvenation.backward import Activations, Prefixes, layer_gradients
 from rejuvenation.criteria.attribution import Attribution
 from rejuvenation.criteria.criterion import Criterion, ModuleView
 from rejuvenation.neurons import KINDS, WRITERS, Module, NeuronTable
@@ -88,6 +89,10 @@ class NeuronScorer:
                 if kind in WRITERS or self.criterion.needs_inputs:
                     save = self._save_input(f"{kind} input", layer)
                     self._hooks.append(module.register_forward_pre_hook(save, with_kwargs=True))
+            save = self._save_input("middle", layer)
+            self._hooks.append(block.post_attention_layernorm.register_forward_pre_hook(save, with_kwargs=True))
+            save_attention = self._save_attention(layer)
+            self._hooks.append(block.self_attn.register_forward_hook(save_attention, with_kwargs=True))
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -97,13 +102,21 @@ class NeuronScorer:
 
     def _save_input(self, what: str, layer: int) -> Callable[..., None]:
         def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            self._record.tensors[what, layer] = args[0] if args else kwargs["hidden_states"]
+            self._record.tensors[what, layer] = (args[0] if args else kwargs["hidden_states"])[0]
 
         return hook
 
     def _save_output(self, what: str, layer: int) -> Callable[..., None]:
         def hook(module: Any, args: tuple[Any, ...], output: torch.Tensor) -> None:
-            self._record.tensors[what, layer] = output
+            self._record.tensors[what, layer] = output[0]
+
+        return hook
+
+    def _save_attention(self, layer: int) -> Callable[..., None]:
+        def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], output: tuple[torch.Tensor, ...]) -> None:
+            tensors = self._record.tensors
+            tensors["probs", layer] = output[1][0]
+            tensors["cos", layer], tensors["sin", layer] = (part[0] for part in kwargs["position_embeddings"])
 
         return hook
 
@@ -122,11 +135,8 @@ class NeuronScorer:
         gold = torch.tensor([pair.response_ids[target] for target in targets], device=device)
         token_ids = torch.tensor([pair.token_ids[: int(positions.max()) + 1]], device=device)
         self._record.tensors = {}
-        with torch.enable_grad():
-            # The parameters are frozen: the graph is of activations only, and no weight gets a gradient.
-            embeddings = self.model.get_input_embeddings()(token_ids).detach().requires_grad_(True)
-            last = self.model.model(inputs_embeds=embeddings, use_cache=False).last_hidden_state
         with torch.no_grad():
+            last = self.model.model(input_ids=token_ids, use_cache=False).last_hidden_state
             logits = self.model.lm_head(last[0, positions])
             found = self._score(positions, gold, logits.to(torch.promote_types(logits.dtype, torch.float32)))
         self._record.tensors = {}
@@ -138,9 +148,9 @@ class NeuronScorer:
         tensors = self._record.tensors
         wide = logits.dtype
         gold_logits = logits.gather(1, gold[:, None])[:, 0]
-        final = tensors["residual", self.table.num_layers][0, positions].to(wide)
+        final = tensors["residual", self.table.num_layers][positions].to(wide)
         toward_gold, scale = self._direction(final, self.model.lm_head.weight[gold].to(wide))
-        reconstructed = (tensors["residual", 0][0, positions].to(wide) * toward_gold).sum(1)
+        reconstructed = (tensors["residual", 0][positions].to(wide) * toward_gold).sum(1)
         if self.model.lm_head.bias is not None:
             reconstructed += self.model.lm_head.bias[gold].to(wide)
         readout = self.criterion.readout(logits)
@@ -148,20 +158,29 @@ class NeuronScorer:
         if readout is not None:
             direction, _ = self._direction(final, readout @ self.model.lm_head.weight.to(wide))
         scores = torch.empty(len(gold), self.table.total, dtype=wide)
+        prefixes, top = Prefixes(positions), self.table.num_layers - 1
         above = direction if self.frozen_norm else through_norm(final, direction, scale)
-        for layer in reversed(range(self.table.num_layers)):
-            gradients = self._gradients(layer, positions, above)
-            above = gradients["residual"]
+        for layer in range(top, -1, -1):
+            block, kept = self.model.model.layers[layer], self._activations(layer, wide)
+            gradients = layer_gradients(block, kept, prefixes, above, top=layer == top, bottom=layer == 0)
             for module in (module for module in self.table.modules if module.layer == layer):
-                gradient = direction if module.kind in WRITERS else gradients[module.kind].to(wide)
-                view = self._view(module, positions, gradient, wide)
+                view = self._view(module, prefixes, direction if module.kind in WRITERS else gradients[module.kind])
                 if module.kind in WRITERS:
                     reconstructed += (view.outputs[positions] * toward_gold).sum(1)
                 scores[:, module.neurons] = self.criterion.score(view).cpu()
+            above = gradients.get("residual", above)
         return Scores(scores, gold_logits.cpu(), reconstructed.cpu())
 
-    def _view(self, module: Module, positions: torch.Tensor, gradients: torch.Tensor, wide: torch.dtype) -> ModuleView:
+    def _activations(self, layer: int, wide: torch.dtype) -> Activations:
+        """What the forward pass kept of one layer."""
         tensors = self._record.tensors
+        names = {"residual": "residual", "middle": "middle", "mixed": "o input"}
+        names |= {kind: kind for kind in KINDS if kind not in WRITERS}
+        values = {field: tensors[name, layer].to(wide) for field, name in names.items()}
+        return Activations(**values, **{name: tensors[name, layer] for name in ("probs", "cos", "sin")})
+
+    def _view(self, module: Module, prefixes: Prefixes, gradients: torch.Tensor) -> ModuleView:
+        tensors, wide = self._record.tensors, gradients.dtype
         inputs = tensors.get((f"{module.kind} input", module.layer))
 
         def base() -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -176,9 +195,9 @@ class NeuronScorer:
 
         return ModuleView(
             module,
-            positions,
-            None if inputs is None else inputs[0].to(wide),
-            tensors[module.kind, module.layer][0].to(wide),
+            prefixes,
+            None if inputs is None else inputs.to(wide),
+            tensors[module.kind, module.layer].to(wide),
             gradients,
             self.model.get_submodule(module.path),
             base,
@@ -189,29 +208,6 @@ class NeuronScorer:
         norm = self.model.model.norm
         scale = torch.rsqrt(final.pow(2).mean(1, keepdim=True) + norm.variance_epsilon)
         return scale * (norm.weight.to(final.dtype) * unembedding), scale
-
-    def _gradients(self, layer: int, positions: torch.Tensor, above: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Gradients of the N logits one layer down, all at once.
-
-        Args:
-            layer: the layer.
-            positions: [N] positions of the targets.
-            above: gradient at the layer's output: [N, T, D], or at the top [N, D] at the targets' positions alone.
-
-        Returns:
-            `residual` [N, T, D] and, for q, k, v, gate, up, [N, T, outputs].
-        """
-        tensors = self._record.tensors
-        top = tensors["residual", layer + 1]
-        if above.dim() == 2:
-            rows = torch.zeros(len(positions), *top.shape[1:], dtype=above.dtype, device=above.device)
-            rows[torch.arange(len(positions)), positions] = above
-            above = rows
-        kinds = [kind for kind in KINDS if kind not in WRITERS]
-        wanted = [tensors["residual", layer], *(tensors[kind, layer] for kind in kinds)]
-        seeds = above[:, None].to(top.dtype)
-        found = torch.autograd.grad(top, wanted, grad_outputs=seeds, is_grads_batched=True)
-        return {name: gradient[:, 0] for name, gradient in zip(["residual", *kinds], found, strict=True)}
 
 
 def through_norm(final: torch.Tensor, direction: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:

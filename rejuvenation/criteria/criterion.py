@@ -1,6 +1,6 @@
 """The one shape of all criteria that score neurons at target tokens.
 
-Shapes: N targets of one pair, T tokens, D hidden size, V vocabulary.
+Shapes: N targets of one pair, T tokens, R rows of all their prefixes, D hidden size, V vocabulary.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from rejuvenation.backward import Prefixes
 from rejuvenation.neurons import WRITERS, Module
 
 
@@ -20,14 +21,15 @@ class ModuleView:
     """What is known of one linear map at the targets of one pair. All numbers are float32 or wider."""
 
     module: Module
-    positions: torch.Tensor
-    """[N] int64, the targets."""
+    prefixes: Prefixes
+    """Of the targets."""
     inputs: torch.Tensor | None
     """[T, in]; None where the criterion does not ask for it and the module is no writer."""
     outputs: torch.Tensor
     """[T, out], before rotary embedding and norms."""
     gradients: torch.Tensor
-    """Of the N quantities that are attributed: [N, T, out]; of a writer [N, D], the direct path to the last norm."""
+    """Of the N quantities that are attributed: of k and v [R, out], one target's prefix after the other; of q, gate, up
+    [N, out] at the targets; of a writer [N, D], the direct path to the last norm."""
     linear: Any
     """The module itself."""
     base: Callable[[], tuple[torch.Tensor, torch.Tensor | None]]
@@ -49,6 +51,16 @@ class ModuleView:
         """Whether the module writes to the residual stream: its neurons are columns."""
         return self.module.kind in WRITERS
 
+    @property
+    def positions(self) -> torch.Tensor:
+        """[N] int64, the targets."""
+        return self.prefixes.positions
+
+    @property
+    def is_summed(self) -> bool:
+        """Whether a neuron acts on a target from all positions of its prefix."""
+        return self.module.kind in ("k", "v")
+
     def activations(self) -> torch.Tensor:
         """[N, neurons] at the targets: a writer's inputs, another's outputs."""
         if self.is_writer:
@@ -60,13 +72,12 @@ class ModuleView:
         """[N, neurons] gradients in the activations, at the target itself."""
         if self.is_writer:
             return self.gradients @ self.weight
-        return self.gradients[torch.arange(len(self.positions)), self.positions]
+        return self.gradients[self.prefixes.own] if self.is_summed else self.gradients
 
     def dot_gradient(self, values: torch.Tensor) -> torch.Tensor:
         """Gradient x value [T, out], at t for q, gate, up; summed over the prefix 0..t for k and v -> [N, out]."""
-        if self.module.kind in ("k", "v"):
-            prefix = torch.arange(len(values), device=values.device) <= self.positions[:, None]
-            return torch.einsum("to,nto->no", values, self.gradients * prefix[:, :, None])
+        if self.is_summed:
+            return self.prefixes.sums(values, self.gradients)
         return values[self.positions] * self.gradients_at_targets()
 
 
