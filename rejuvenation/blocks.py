@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import torch
 
@@ -28,27 +28,40 @@ class Block(NamedTuple):
     stop: int
 
 
-class Workspace(threading.local):
-    """Each thread's own buffers, used again for every block: fresh memory costs a page fault for every 4 KiB."""
+class Buffers:
+    """Memory that is used again for every block: fresh memory costs a page fault for every 4 KiB.
+
+    Views are kept too: threads that compute hand the interpreter's lock over with every call of torch, and blocks of
+    one tensor have one shape.
+    """
 
     def __init__(self) -> None:
         self._buffers: dict[tuple[str, torch.dtype], torch.Tensor] = {}
+        self._views: dict[tuple[str, torch.dtype], torch.Tensor] = {}
 
     def empty(self, slot: str, shape: Sequence[int], dtype: torch.dtype) -> torch.Tensor:
         """A tensor whose values are whatever the slot last held; a later call for the slot gives the same memory."""
-        count = torch.Size(shape).numel()
+        view = self._views.get((slot, dtype))
+        if view is not None and view.shape == shape:
+            return view
+        count = math.prod(shape)
         buffer = self._buffers.get((slot, dtype))
         if buffer is None or len(buffer) < count:
             buffer = self._buffers[slot, dtype] = torch.empty(count, dtype=dtype)
-        return buffer[:count].view(shape)
+        self._views[slot, dtype] = view = buffer[:count].view(tuple(shape))
+        return view
 
     def copy(self, slot: str, values: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """A copy of `values` in a dtype."""
         return self.empty(slot, values.shape, dtype).copy_(values)
 
 
+class Workspace(threading.local, Buffers):
+    """Each thread's own buffers."""
+
+
 def ahead(threads: int) -> int:
-    """Blocks under way at once: two for each thread, so that none waits for the one that takes the results."""
+    """Blocks under way at once: two for each thread, so that none waits for the one that uses the results."""
     return max(4, 2 * threads)
 
 
@@ -80,7 +93,7 @@ class Workers(ThreadPoolExecutor):
 
     def __init__(self, count: int) -> None:
         super().__init__(count, initializer=torch.set_num_threads, initargs=(1,))
-        self.ahead = ahead(count)
+        self.count = count
 
 
 def assemble(entry: TensorEntry, rows: Callable[[str, int, int], torch.Tensor]) -> torch.Tensor:
@@ -111,16 +124,88 @@ def workers(count: int | None = None) -> Iterator[Workers]:
         torch.set_num_threads(threads)
 
 
-def in_order(pool: Workers, function: Callable[[Block], Result], blocks: Iterable[Block]) -> Iterator[Result]:
-    """Apply `function` to blocks side by side and give the results in their order, some blocks ahead."""
-    waiting: deque[Future[Result]] = deque()
+def in_order(
+    pool: Workers, compute: Callable[[Block], Result], use: Callable[[Result], object], blocks: Iterable[Block]
+) -> None:
+    """Apply `compute` to blocks side by side, and `use` to the results one at a time, in the order of the blocks.
+
+    The threads that compute also use what is ready, whichever is free: a thread for that alone would have every result
+    wait for the system to switch to it, on a machine whose cores all compute.
+
+    Raises:
+        BaseException: what `compute` or `use` raised first; the other threads end with the block at hand.
+    """
+    line = _Line(compute, use, blocks, ahead(pool.count))
     try:
-        for block in blocks:
-            waiting.append(pool.submit(function, block))
-            if len(waiting) == pool.ahead:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
+        for future in [pool.submit(line.work) for _ in range(pool.count)]:
+            future.result()
+    except BaseException as error:
+        line.fail(error)
+        raise
+    if line.failure is not None:
+        raise line.failure
+
+
+class _Line(Generic[Result]):
+    """Blocks between `compute` and `use`; see `in_order`."""
+
+    def __init__(
+        self,
+        compute: Callable[[Block], Result],
+        use: Callable[[Result], object],
+        blocks: Iterable[Block],
+        most: int,
+    ) -> None:
+        self.compute, self.use, self.most = compute, use, most
+        self.failure: BaseException | None = None
+        self._blocks = iter(blocks)
+        self._computed: dict[int, Result] = {}
+        self._begun = self._used = 0
+        self._using = False
+        self._beginning, self._changed = threading.Lock(), threading.Condition()
+
+    def work(self) -> None:
+        """Compute and use until all is used, or something failed."""
+        try:
+            while (begun := self._begin()) is not None:
+                number, block = begun
+                result = self.compute(block)
+                with self._changed:
+                    self._computed[number] = result
+                self._use_ready()
+        except BaseException as error:
+            self.fail(error)
+
+    def fail(self, error: BaseException) -> None:
+        """Let all threads end."""
+        with self._changed:
+            self.failure = self.failure or error
+            self._changed.notify_all()
+
+    def _begin(self) -> tuple[int, Block] | None:
+        """The next block with its number, once few enough are under way."""
+        with self._beginning:
+            with self._changed:
+                while self._begun - self._used >= self.most and self.failure is None:
+                    self._changed.wait()
+            block = None if self.failure is not None else next(self._blocks, None)
+            if block is None:
+                return None
+            self._begun += 1
+            return self._begun - 1, block
+
+    def _use_ready(self) -> None:
+        """Use what comes next as long as it is there, unless another thread is at it: that one will see it."""
+        mine = False
+        while True:
+            with self._changed:
+                if mine:
+                    self._used += 1
+                    self._changed.notify_all()
+                elif self._using:
+                    return
+                mine = self._using = self.failure is None and self._used in self._computed
+                if not mine:
+                    return
+                result = self._computed.pop(self._used)
+            self.use(result)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import mmap
 import threading
 from collections.abc import Iterator
@@ -102,6 +103,14 @@ def read_shard(path: Path) -> Shard:
     return Shard(path.name, header, tuple(sorted(entries, key=lambda entry: (entry.offset, entry.name))))
 
 
+def _cut(entry: TensorEntry, start: int, stop: int) -> tuple[int, tuple[int, ...]]:
+    """First row and shape of the rows [start, stop) that there are; of a scalar, all of it."""
+    if not entry.shape:
+        return 0, ()
+    start, stop = max(0, start), min(stop, entry.shape[0])
+    return start, (max(0, stop - start), *entry.shape[1:])
+
+
 class CheckpointReader:
     """The tensors of a checkpoint directory, read when asked for.
 
@@ -152,18 +161,21 @@ class CheckpointReader:
         The result may be a view of the mapped file that later reads share: never write into it.
         """
         entry = self.entries[name]
-        row_numel = torch.Size(entry.shape[1:]).numel()
-        if entry.shape:
-            start, stop = max(0, start), min(stop, entry.shape[0])
-            shape = (max(0, stop - start), *entry.shape[1:])
-        else:
-            start, shape = 0, ()
-        count = torch.Size(shape).numel()
+        start, shape = _cut(entry, start, stop)
+        count = math.prod(shape)
         if count == 0:
             return torch.empty(shape, dtype=entry.dtype)
-        mapped, begin = self._map(entry.file)
-        offset = begin + entry.offset + start * row_numel * entry.dtype.itemsize
+        mapped, offset = self._map(entry.file)
+        offset += entry.offset + start * math.prod(entry.shape[1:]) * entry.dtype.itemsize
         return torch.frombuffer(mapped, dtype=entry.dtype, count=count, offset=offset).view(shape)
+
+    def row_bytes(self, name: str, start: int, stop: int) -> memoryview:
+        """The bytes of `rows`, as the file holds them."""
+        entry = self.entries[name]
+        start, shape = _cut(entry, start, stop)
+        mapped, offset = self._map(entry.file)
+        offset += entry.offset + start * math.prod(entry.shape[1:]) * entry.dtype.itemsize
+        return memoryview(mapped)[offset : offset + math.prod(shape) * entry.dtype.itemsize]
 
     def _map(self, file: str) -> tuple[mmap.mmap, int]:
         """A shard in memory as the system pages it in, and where its tensors begin.

@@ -42,8 +42,9 @@ class DriftMeter:
 
     def observe(self, block: Block, base: torch.Tensor, sft: torch.Tensor) -> None:
         """Take one block into account, given in float32 (or float64)."""
-        delta = torch.sub(sft, base, out=self._workspace.empty("delta", sft.shape, sft.dtype)).reshape(-1)
-        moved, norm = delta.dot(delta).item(), base.reshape(-1).dot(base.reshape(-1)).item()
+        delta = torch.sub(sft, base, out=self._workspace.empty("delta", sft.shape, sft.dtype)).view(-1)
+        flat = base.reshape(-1)
+        moved, norm = delta.dot(delta).item(), flat.dot(flat).item()
         self._parts[block.name].extend((block.start, moved, norm))
 
     def _sums(self) -> Iterator[tuple[str, float, float]]:
@@ -96,8 +97,7 @@ def measured(alignment: Alignment) -> DriftMeter:
     """The meter after all blocks. One pass over the weight files."""
     meter = DriftMeter(alignment)
     with workers() as pool:
-        for _ in in_order(pool, meter.measure, blocks_of(alignment.sft.entries.values())):
-            pass
+        in_order(pool, meter.measure, lambda _: None, blocks_of(alignment.sft.entries.values()))
     return meter
 
 

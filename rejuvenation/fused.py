@@ -20,6 +20,10 @@ Step = tuple[Fusion, Any]
 """A fusion and its facts about one tensor."""
 
 
+WHOLE = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+"""Integers by size: bytes compare as these."""
+
+
 def is_real(dtype: torch.dtype) -> bool:
     """Whether values of a dtype can be fused and measured."""
     return dtype in (torch.float64, torch.float32, torch.float16, torch.bfloat16)
@@ -54,9 +58,9 @@ def fuse(
         ValueError: the values differ and are not of a dtype that can be fused.
     """
     assert base.shape == sft.shape, (place.name, base.shape, sft.shape)
-    steps = [(fusion, facts) for fusion, facts in steps if not fusion.skips(place)]
+    steps = [step for step in steps if not step[0].skips(place)]
     keeps_equal = all(fusion.keeps_equal for fusion, _ in steps)
-    copied = not steps or (keeps_equal and base.dtype == sft.dtype and torch.equal(bits(base), bits(sft)))
+    copied = not steps or (keeps_equal and base.dtype == sft.dtype and same_bits(base, sft))
     if not (is_real(base.dtype) and is_real(sft.dtype)):
         if copied or sft.numel() == 0:
             return sft
@@ -77,7 +81,7 @@ def fuse(
     if value is anchor and base.dtype == sft.dtype:
         return base
     if keeps_equal and sft.dtype == wide:  # a narrower dtype rounds alpha * x + (1 - alpha) * x back to x by itself
-        whole = torch.int64 if wide == torch.float64 else torch.int32
+        whole = WHOLE[wide.itemsize]
         value = torch.where(base.to(wide).view(whole) == sft.view(whole), sft, value)
     return value.to(sft.dtype, copy=True) if out is None else out.copy_(value)
 
@@ -155,11 +159,15 @@ class Fused:
 
         totals: dict[str, torch.Tensor] = {}
         facts: dict[str, Any] = {}
+
+        def add(measured: tuple[str, torch.Tensor]) -> None:
+            name, part = measured
+            for complete in totals.keys() - {name}:  # blocks come in order: a total is settled and dropped
+                facts[complete] = fusion.settle(self._place(complete), totals.pop(complete))
+            totals[name] = totals[name] + part if name in totals else part
+
         with workers() as pool:
-            for name, part in in_order(pool, measure, blocks_of(entries)):
-                for complete in totals.keys() - {name}:  # blocks come in order: a total is settled and dropped
-                    facts[complete] = fusion.settle(self._place(complete), totals.pop(complete))
-                totals[name] = totals[name] + part if name in totals else part
+            in_order(pool, measure, add, blocks_of(entries))
         return facts | {name: fusion.settle(self._place(name), total) for name, total in totals.items()}
 
     def _place(self, name: str, start: int = 0) -> Place:
@@ -199,6 +207,7 @@ class Fused:
             yield name, assemble(entry, self.rows)
 
 
-def bits(tensor: torch.Tensor) -> torch.Tensor:
-    """The tensor's bytes, so that -0.0 differs from 0.0 and a NaN equals itself."""
-    return tensor.contiguous().reshape(-1).view(torch.uint8)
+def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors of one dtype hold the same bytes: -0.0 differs from 0.0, and a NaN equals itself."""
+    whole = WHOLE[one.dtype.itemsize]
+    return torch.equal(one.view(whole), other.view(whole))

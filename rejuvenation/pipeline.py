@@ -141,9 +141,11 @@ def transform(
         return repair.rows(*block, observe=meter.observe, workspace=workspace, out=out)
 
     with atomic_directory(out_dir) as partial:
-        with clock.stage("write"), hashed_beside(*{base, sft}) as hashes:
-            written = write_checkpoint(partial, sft, rows)
-        hashes["output"] = written
+        inputs = {base, sft}
+        alike = {reader for reader in inputs if reader.shards == sft.shards}
+        with clock.stage("write"), hashed_beside(*inputs - alike) as hashes:
+            written = write_checkpoint(partial, sft, rows, alike)
+        hashes |= written
         report = _report(alignment, config, measurement, meter, drawn, hashes, seed, clock)
         report.save(partial)
         write_page(report, partial)
@@ -158,7 +160,7 @@ def hashed_beside(*readers: CheckpointReader) -> Iterator[dict[str, dict[str, st
     """
     found: dict[str, dict[str, str]] = {}
     stop = threading.Event()
-    with ThreadPoolExecutor(len(readers)) as pool:
+    with ThreadPoolExecutor(max(1, len(readers))) as pool:
         hashing = {reader.role: pool.submit(reader.hashes, stop) for reader in readers}
         try:
             yield found

@@ -7,15 +7,15 @@ import glob
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 import xxhash
 
-from rejuvenation.blocks import BLOCK_BYTES, Block, blocks_of, in_order, workers
-from rejuvenation.checkpoint import CheckpointReader
+from rejuvenation.blocks import Block, Buffers, blocks_of, in_order, workers
+from rejuvenation.checkpoint import CheckpointReader, Shard
 from rejuvenation.directories import INDEX_FILE
 
 COMPANIONS = (
@@ -73,7 +73,9 @@ def atomic_directory(out_dir: Path) -> Iterator[Path]:
             os.close(held)
 
 
-def write_checkpoint(directory: Path, like: CheckpointReader, rows: Rows) -> dict[str, str]:
+def write_checkpoint(
+    directory: Path, like: CheckpointReader, rows: Rows, hashed: Collection[CheckpointReader] = ()
+) -> dict[str, dict[str, str]]:
     """Write all tensors of `like` with the values that `rows` gives, and the files beside them.
 
     Files, tensor order, dtypes and headers are those of `like`, byte for byte. Values are computed by as many threads
@@ -83,27 +85,24 @@ def write_checkpoint(directory: Path, like: CheckpointReader, rows: Rows) -> dic
         directory: an empty directory.
         like: the SFT checkpoint.
         rows: gives the values.
+        hashed: checkpoints whose files are laid out as those of `like`, itself perhaps among them: their bytes are
+            hashed while they are in the cache.
 
     Returns:
-        xxh3_64 of every weight file.
+        xxh3_64 of every weight file, of `output` and by the role of each of `hashed`.
     """
     copy_companions(like.directory, directory)
     if like.sharded:
         shutil.copyfile(like.directory / INDEX_FILE, directory / INDEX_FILE)
-    hashes = {}
-
+    hashes: dict[str, dict[str, str]] = {"output": {}, **{reader.role: {} for reader in hashed}}
     for shard in like.shards:
-        digest = xxhash.xxh3_64(shard.header)
-        with (directory / shard.file).open("wb", buffering=0) as file, workers() as pool:
-            write_all(file.fileno(), memoryview(shard.header))
-            blocks = BlockBytes(like, rows)
-            for data, buffer in in_order(pool, blocks, blocks_of(shard.entries)):
-                digest.update(data)
-                write_all(file.fileno(), data)
-                blocks.free.append(buffer)
-        hashes[shard.file] = digest.hexdigest()
-        expected = (like.directory / shard.file).stat().st_size
-        assert (directory / shard.file).stat().st_size == expected, shard.file
+        path = directory / shard.file
+        with path.open("wb", buffering=0) as file, workers() as pool:
+            output = ShardWriter(file.fileno(), shard, like, rows, hashed)
+            in_order(pool, output.compute, output.write, output.blocks())
+        for role, digest in output.digests.items():
+            hashes[role][shard.file] = digest.hexdigest()
+        assert path.stat().st_size == (like.directory / shard.file).stat().st_size, shard.file
     return hashes
 
 
@@ -113,38 +112,70 @@ def write_all(descriptor: int, data: memoryview) -> None:
         data = data[os.write(descriptor, data) :]
 
 
-class BlockBytes:
-    """Computes the bytes of blocks, from several threads; gives back the buffer they lie in, to be used again.
+class OutBuffer(Buffers):
+    """Memory for the values of one block."""
 
-    One thread writes them: a file system lets one at a time write to a file, and others would spin.
+    def __init__(self) -> None:
+        super().__init__()
+        self._values: torch.Tensor | None = None
+        self._bytes = memoryview(b"")
+
+    def bytes_of(self, values: torch.Tensor) -> memoryview:
+        """The bytes of a tensor, without a copy where it is contiguous; kept for the next values in the same place."""
+        if values is not self._values:
+            self._values = values
+            self._bytes = memoryview(values.contiguous().reshape(-1).view(torch.uint8).numpy())
+        return self._bytes
+
+
+class ShardWriter:
+    """Computes the bytes of blocks, from several threads, and writes them, from one thread at a time.
+
+    A file system lets no more than one write to a file, and others would spin.
 
     Args:
+        descriptor: of the file, opened for writing and empty.
+        shard: its header and blocks.
         like: the SFT checkpoint.
         rows: gives the values.
+        hashed: see `write_checkpoint`.
     """
 
-    def __init__(self, like: CheckpointReader, rows: Rows) -> None:
-        self.like, self.rows = like, rows
-        self.free: list[torch.Tensor] = []
-        """Buffers to use again."""
+    def __init__(
+        self, descriptor: int, shard: Shard, like: CheckpointReader, rows: Rows, hashed: Collection[CheckpointReader]
+    ) -> None:
+        self.descriptor, self.like, self.rows, self.hashed = descriptor, like, rows, hashed
+        self.entries = shard.entries
+        self.digests = {role: xxhash.xxh3_64(shard.header) for role in ("output", *(reader.role for reader in hashed))}
+        self._free: list[OutBuffer] = []
+        """To be used again."""
+        write_all(descriptor, memoryview(shard.header))
 
-    def __call__(self, block: Block) -> tuple[memoryview, torch.Tensor]:
-        """The bytes of one block, and the buffer."""
+    def blocks(self) -> Iterator[Block]:
+        """The blocks in order, each hashed just before: that brings it from memory faster than arithmetic does."""
+        for block in blocks_of(self.entries):
+            for reader in self.hashed:
+                self.digests[reader.role].update(reader.row_bytes(*block))
+            yield block
+
+    def compute(self, block: Block) -> tuple[memoryview, OutBuffer]:
+        """The bytes of a block, and where they lie."""
         entry = self.like.entries[block.name]
         shape = (block.stop - block.start, *entry.shape[1:]) if entry.shape else ()
-        size = torch.Size(shape).numel() * entry.dtype.itemsize
-        buffer = self._buffer(size)
-        values = self.rows(block, buffer[:size].view(entry.dtype).view(shape))
-        assert values.dtype == entry.dtype, (block.name, values.dtype)
-        return memoryview(values.contiguous().reshape(-1).view(torch.uint8).numpy()), buffer
-
-    def _buffer(self, size: int) -> torch.Tensor:
-        """A buffer of at least `size` bytes."""
         try:
-            buffer = self.free.pop()
+            buffer = self._free.pop()
         except IndexError:
-            buffer = torch.empty(0, dtype=torch.uint8)
-        return buffer if len(buffer) >= size else torch.empty(max(size, BLOCK_BYTES), dtype=torch.uint8)
+            buffer = OutBuffer()
+        values = self.rows(block, buffer.empty("out", shape, entry.dtype))
+        assert values.dtype == entry.dtype, (block.name, values.dtype)
+        return buffer.bytes_of(values), buffer
+
+    def write(self, computed: tuple[memoryview, OutBuffer]) -> None:
+        """Hash and write the bytes of a block."""
+        data, buffer = computed
+        self.digests["output"].update(data)
+        write_all(self.descriptor, data)
+        self._free.append(buffer)
 
 
 def copy_companions(source: Path, target: Path) -> None:

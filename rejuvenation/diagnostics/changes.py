@@ -27,9 +27,12 @@ def changed_shares(alignment: Alignment) -> dict[str, float]:
         sft = alignment.sft.rows(*block).to(torch.bfloat16)
         return block.name, int((base != sft).sum()), sft.numel()
 
+    def add(found: tuple[str, int, int]) -> None:
+        name, different, numel = found
+        for group in (group_of(name), "all"):
+            changed[group] += different
+            count[group] += numel
+
     with workers() as pool:
-        for name, different, numel in in_order(pool, of_block, blocks_of(entries)):
-            for group in (group_of(name), "all"):
-                changed[group] += different
-                count[group] += numel
+        in_order(pool, of_block, add, blocks_of(entries))
     return {group: changed[group] / count[group] for group in GROUPS if count[group]}

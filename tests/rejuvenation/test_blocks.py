@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+import torch
+
+from rejuvenation.blocks import Block, ahead, in_order, workers
+
+BLOCKS = [Block("weight", number, number + 1) for number in range(40)]
+
+
+def uneven(block: Block) -> int:
+    """Every third block takes longer, so that later ones are ready first."""
+    time.sleep(0.004 if block.start % 3 == 0 else 0.0)
+    return block.start
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_results_are_used_once_each_in_order_by_one_thread_at_a_time(threads: int) -> None:
+    used: list[int] = []
+    using = threading.Lock()
+
+    def use(result: int) -> None:
+        assert using.acquire(blocking=False), "two threads use results at once"
+        used.append(result)
+        using.release()
+
+    with workers(threads) as pool:
+        in_order(pool, uneven, use, iter(BLOCKS))
+    assert used == list(range(40))
+
+
+def test_computing_goes_on_while_a_result_is_used_but_not_far_ahead() -> None:
+    begun: list[int] = []
+    first_is_used = threading.Event()
+
+    def compute(block: Block) -> int:
+        begun.append(block.start)
+        return block.start
+
+    def use(result: int) -> None:
+        if result == 0:
+            assert not first_is_used.wait(0.2)
+            assert len(begun) == ahead(2) < len(BLOCKS), "two for each thread, at least four"
+            first_is_used.set()
+
+    with workers(2) as pool:
+        in_order(pool, compute, use, BLOCKS)
+    assert len(begun) == len(BLOCKS)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+@pytest.mark.parametrize("place", ["compute", "use", "blocks"])
+def test_an_error_ends_all_threads_and_is_raised(threads: int, place: str) -> None:
+    used: list[int] = []
+
+    def blocks():
+        yield from BLOCKS[:10]
+        if place == "blocks":
+            raise OSError("disk is full")
+        yield from BLOCKS[10:]
+
+    def compute(block: Block) -> int:
+        if place == "compute" and block.start == 10:
+            raise OSError("disk is full")
+        return uneven(block)
+
+    def use(result: int) -> None:
+        if place == "use" and result == 10:
+            raise OSError("disk is full")
+        used.append(result)
+
+    with pytest.raises(OSError, match="disk is full"), workers(threads) as pool:
+        in_order(pool, compute, use, blocks())
+    assert used == list(range(len(used))), "in order, nothing after the error"
+    assert len(used) <= 10 or place == "blocks"
+    assert torch.get_num_threads() >= 1
+
+
+def test_no_blocks_are_no_work() -> None:
+    with workers(2) as pool:
+        in_order(pool, uneven, pytest.fail, [])
