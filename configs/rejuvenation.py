@@ -28,6 +28,9 @@ RANKINGS = ("global", "per_module", "per_layer")
 SCORE_SIGNS = ("positive", "absolute")
 RESET_TARGETS = ("base", "fused", "zero")
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+DEVICE_MAPS = ("auto", "balanced", "sequential")
+PLACE = re.compile(r"cpu|\d+")
+SIZE = re.compile(r"\d+(\.\d+)?(K|M|G)i?B")
 SCORING_DTYPES = ("auto", "float32", "bfloat16", "float64")
 
 
@@ -66,6 +69,11 @@ class RejuvenationConfig:
     """Dtype of the scored model's weights; `auto` is float32 on CPU, bfloat16 on GPU. Scores are float32 or wider."""
     device: str = "auto"
     """Where the model is scored: `auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1`, ..."""
+    device_map: str | None = None
+    """For models larger than one device: `auto`, `balanced` or `sequential` spread the layers over all GPUs, then main
+    memory, then disk, as transformers does (needs accelerate). null: the whole model on `device`."""
+    max_memory: dict[str, str] = field(default_factory=dict)
+    """With `device_map`: most placed somewhere, such as `{"0": "70GiB", "cpu": "200GiB"}`; else what is free."""
     fusion: FusionConfig = field(default_factory=FusionConfig)
     """Settings of the other fusions."""
     plasticity: bool = False
@@ -87,6 +95,7 @@ class RejuvenationConfig:
         if not DEVICE.fullmatch(self.device):
             fix = "Leave it at auto to take a GPU where there is one."
             raise ConfigError(section + "device", "must be auto, cpu, cuda or cuda:N", self.device, fix)
+        self._check_device_map()
         for name in ("calibration_pairs", "target_tokens", "gate_prompts"):
             bounds.at_least(section, name, getattr(self, name), 1)
         if self.union_cap is not None:
@@ -104,6 +113,25 @@ class RejuvenationConfig:
             ("scoring_dtype", SCORING_DTYPES),
         ):
             bounds.one_of(section, name, getattr(self, name), allowed)
+
+    def _check_device_map(self) -> None:
+        name = "rejuvenation.device_map"
+        if self.device_map is not None:
+            bounds.one_of("rejuvenation.", "device_map", self.device_map, DEVICE_MAPS)
+            if self.device != "auto":
+                fix = "Leave rejuvenation.device at auto, or set rejuvenation.device_map=null."
+                raise ConfigError(name, f"must be null with rejuvenation.device = {self.device}", self.device_map, fix)
+            if self.plasticity:
+                fix = "Set rejuvenation.plasticity=false: it differentiates the weights, which takes one device."
+                raise ConfigError(name, "must be null with rejuvenation.plasticity", self.device_map, fix)
+        elif self.max_memory:
+            fix = "Set rejuvenation.device_map=auto with it."
+            raise ConfigError("rejuvenation.max_memory", "must be empty without device_map", self.max_memory, fix)
+        for place, size in self.max_memory.items():
+            if not PLACE.fullmatch(place) or not SIZE.fullmatch(size):
+                fix = "Write {'0': '70GiB', 'cpu': '200GiB'}, say."
+                rule = "must map cpu or the number of a GPU to a size"
+                raise ConfigError("rejuvenation.max_memory", rule, {place: size}, fix)
 
     @property
     def fusions(self) -> list[str]:

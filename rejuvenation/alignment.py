@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 
 from configs.checkpoint import ARCHITECTURE_KEYS
@@ -105,11 +103,6 @@ class Alignment:
     def base_tensor(self, name: str) -> torch.Tensor:
         """Base's value of the SFT tensor `name`, in its shape."""
         return self.base_rows(name, 0, self.sft.entries[name].num_rows)
-
-    def base_items(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Base in the SFT checkpoint's shapes."""
-        for name in self.sft.entries:
-            yield name, self.base_tensor(name)
 
 
 def _embedding_of(reader: CheckpointReader) -> str | None:

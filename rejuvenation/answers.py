@@ -12,6 +12,7 @@ from rejuvenation.diagnostics.material import reader_of
 from rejuvenation.diagnostics.rollouts import sample
 from rejuvenation.pairs import TokenPair
 from rejuvenation.scored_model import load_model
+from rejuvenation.spread import device_of
 
 ANSWER_TOKENS = 256
 """Longest answer."""
@@ -37,7 +38,7 @@ def greedy_answers(
     directory = Path(sft_dir)
     end_ids, _ = reader_of(directory)
     model = load_model(directory, config)
-    device = next(model.parameters()).device
+    device = device_of(model)
     answers = sample(
         model, prompts, 1, end_ids=end_ids, max_new_tokens=ANSWER_TOKENS, batch_size=BATCH_SIZE, seed=0, greedy=True
     )

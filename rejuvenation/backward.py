@@ -38,6 +38,10 @@ class Prefixes:
         self.rows = torch.cat([torch.arange(length, device=positions.device) for length in lengths.tolist()])
         """[R] the position of each row."""
 
+    def to(self, device: torch.device) -> Prefixes:
+        """The same on a device."""
+        return self if self.positions.device == device else Prefixes(self.positions.to(device))
+
     def sums(self, values: torch.Tensor, gradients: torch.Tensor) -> torch.Tensor:
         """Values [T, out] times gradients [R, out], summed over each target's prefix: [N, out]."""
         return torch.stack([(values[: rows.stop - rows.start] * gradients[rows]).sum(0) for rows in self.slices])

@@ -14,7 +14,15 @@ from configs.diagnosis import DIAGNOSTICS, DiagnosisConfig
 from configs.errors import ConfigError
 from configs.fusion import FUSIONS, FusionConfig
 from configs.loader import load_section
-from configs.rejuvenation import CRITERIA, RANKINGS, RESET_TARGETS, SCORE_SIGNS, SCORING_DTYPES, RejuvenationConfig
+from configs.rejuvenation import (
+    CRITERIA,
+    DEVICE_MAPS,
+    RANKINGS,
+    RESET_TARGETS,
+    SCORE_SIGNS,
+    SCORING_DTYPES,
+    RejuvenationConfig,
+)
 from rejuvenation.directories import check_checkpoint, check_output, weight_bytes
 
 app = typer.Typer(
@@ -104,6 +112,14 @@ def transform(
         bool, typer.Option("--plasticity", help="Measure sharpness and gradient signal too; ten times the memory.")
     ] = DEFAULTS.plasticity,
     device: Device = DEFAULTS.device,
+    device_map: Annotated[
+        str | None,
+        typer.Option(help=f"Spread the scored model over GPUs, memory and disk: {', '.join(DEVICE_MAPS)}."),
+    ] = DEFAULTS.device_map,
+    max_memory: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PLACE=SIZE", help="With --device-map: at most, such as 0=70GiB or cpu=200GiB; repeat."),
+    ] = None,
     scoring_dtype: Annotated[
         str, typer.Option(help=f"Of the scored model: {', '.join(SCORING_DTYPES)}.")
     ] = DEFAULTS.scoring_dtype,
@@ -128,6 +144,8 @@ def transform(
         strength=strength,
         plasticity=plasticity,
         device=device,
+        device_map=device_map,
+        max_memory=dict(part.partition("=")[::2] for part in max_memory or []),
         scoring_dtype=scoring_dtype,
     )
     if calibration is None and prompts is None and config.needs_pairs:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -201,10 +201,9 @@ class Fused:
         except ValueError as error:
             raise ValueError(f"tensor {name}: {error}") from error
 
-    def items(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Every fused tensor with its name, one at a time."""
-        for name, entry in self.alignment.sft.entries.items():
-            yield name, assemble(entry, self.rows)
+    def tensor(self, name: str) -> torch.Tensor:
+        """One whole fused tensor."""
+        return assemble(self.alignment.sft.entries[name], self.rows)
 
 
 def same_bits(one: torch.Tensor, other: torch.Tensor) -> bool:

@@ -37,6 +37,8 @@ class Needs:
     """The device that the model is scored on."""
     dtype: str
     """The dtype it is scored in."""
+    spread: bool = False
+    """Whether it is spread over devices, and over disk as far as they are full."""
 
     @classmethod
     def of(cls, base: CheckpointReader, sft: CheckpointReader, config: RejuvenationConfig, *, scored: bool) -> Needs:
@@ -53,15 +55,20 @@ class Needs:
         dtype = scoring_dtype(config.scoring_dtype, device)
         model = sum(entry.numel for entry in sft.entries.values()) * dtype.itemsize if scored else 0
         threads = torch.get_num_threads()
-        free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_bytes()
+        free, where = _free(device), str(device)
+        if scored and config.device_map is not None:
+            gpus = range(torch.cuda.device_count())
+            free = available_bytes() + sum(_free(torch.device("cuda", number)) for number in gpus)
+            where = f"{len(gpus)} GPUs, main memory and, where these are full, disk (device_map {config.device_map})"
         return cls(
             read + write,
             write,
             (threads * WIDE_COPIES + ahead(threads)) * BLOCK_BYTES,
             model,
             free,
-            str(device),
+            where,
             str(dtype)[6:],
+            spread=scored and config.device_map is not None,
         )
 
     def check(self) -> None:
@@ -70,9 +77,12 @@ class Needs:
         Raises:
             ConfigError: the model alone is larger than the memory that is free.
         """
-        if self.model > self.free:
+        if self.model > self.free and not self.spread:
             rule = f"must have room for one model in {self.dtype}: {_size(self.model)}; {_size(self.free)} are free"
-            fix = "Score it on a GPU or in bfloat16 (--device, --scoring-dtype), or take --steps fusion.linear alone."
+            fix = (
+                "Score it on a GPU or in bfloat16 (--device, --scoring-dtype), spread it (--device-map auto), or take "
+                "--steps fusion.linear alone."
+            )
             raise ConfigError("rejuvenation.device", rule, self.where, fix)
 
     def lines(self) -> list[str]:
@@ -88,6 +98,10 @@ class Needs:
                 f"activations on top ({_size(self.free)} are free)"
             )
         return lines
+
+
+def _free(device: torch.device) -> int:
+    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else available_bytes()
 
 
 def _sizes(readers: Sequence[CheckpointReader]) -> list[int]:

@@ -36,6 +36,7 @@ from rejuvenation.report import EntropyReport, Report
 from rejuvenation.reset_set import Evidence, reset_set
 from rejuvenation.scored_model import entropies, load_model, put_weights, unstored
 from rejuvenation.scoring import target_tokens
+from rejuvenation.spread import Weights, device_of
 from rejuvenation.token_texts import token_texts
 from rejuvenation.writer import atomic_directory, write_checkpoint
 
@@ -208,24 +209,25 @@ def measure(
             result.plasticity = plasticity.found
 
     look(model, "sft")
-    put_weights(model, alignment.base_items())
+    names = alignment.sft.entries
+    put_weights(model, Weights(names, alignment.base_tensor))
     look(model, "base")
     gaps = [sft - base for sft, base in zip(result.entropies["sft"], result.entropies["base"], strict=True)]
     result.targets = [target_tokens(gap, config.target_tokens) for gap in gaps]
     if table is not None:
         with clock.stage("attribution"):
-            put_weights(model, alignment.sft.items())
+            put_weights(model, Weights(names, alignment.sft.tensor))
             evidence = Evidence(model, table, config, alignment, pairs, result.targets)
             result.selected, result.reconstruction_error = reset_set(config, table, alignment, evidence, seed)
     with clock.stage("statistics"):
         result.fused = Fused(alignment, config, seed=seed)
-    put_weights(model, result.fused.items())
+    put_weights(model, Weights(names, result.fused.tensor))
     look(model, "fused")
     result.entropies["rejuvenated"] = result.entropies["fused"]
     if result.selected is not None:
-        put_weights(model, Repair(result.fused, config, table, result.selected).items())
+        put_weights(model, Weights(names, Repair(result.fused, config, table, result.selected).tensor))
         look(model, "rejuvenated")
-    device = next(model.parameters()).device
+    device = device_of(model)
     del model
     if device.type == "cuda":
         torch.cuda.empty_cache()  # other processes share the GPU

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 
 from configs.rejuvenation import RejuvenationConfig
@@ -54,7 +52,6 @@ class Repair:
         base = self.fused.alignment.base_rows(name, start, stop)
         return reset(fused, base, mask, axis=axis, target=self.config.reset_target, strength=self.config.strength)
 
-    def items(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Every repaired tensor with its name, one at a time."""
-        for name, entry in self.fused.alignment.sft.entries.items():
-            yield name, assemble(entry, self.rows)
+    def tensor(self, name: str) -> torch.Tensor:
+        """One whole repaired tensor."""
+        return assemble(self.fused.alignment.sft.entries[name], self.rows)

@@ -20,6 +20,7 @@ from rejuvenation.pairs import TokenPair
 from rejuvenation.scored_model import map_deterministically
 from rejuvenation.scoring import NeuronScorer, Scores
 from rejuvenation.selection import scopes, top_neurons, top_of, union
+from rejuvenation.spread import device_of, is_spread
 
 Result = TypeVar("Result")
 
@@ -115,5 +116,9 @@ class Evidence:
         frozen = self.config.frozen_norm
         with NeuronScorer(self.model, self.table, criterion, self.alignment, frozen_norm=frozen) as scorer:
             return map_deterministically(
-                lambda item: function(scorer.scores(*item)), items, weight.device, item_bytes=needed
+                lambda item: function(scorer.scores(*item)),
+                items,
+                device_of(self.model),
+                item_bytes=needed,
+                spread=is_spread(self.model),
             )

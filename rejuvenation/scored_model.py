@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ from configs.rejuvenation import RejuvenationConfig
 from rejuvenation.blocks import workers
 from rejuvenation.memory import forward_bytes, how_many_fit
 from rejuvenation.pairs import TokenPair
+from rejuvenation.spread import device_of, is_spread, placement, read_from
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -29,8 +30,9 @@ def load_model(directory: Path, config: RejuvenationConfig) -> nn.Module:
     """The model of a checkpoint directory, frozen, with eager attention (exact hooks, batched gradients).
 
     Raises:
-        ConfigError: the configured device does not exist.
+        ConfigError: the configured device does not exist, or nothing is installed that spreads the model.
     """
+    placed = placement(config)
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
@@ -39,29 +41,32 @@ def load_model(directory: Path, config: RejuvenationConfig) -> nn.Module:
     try:
         device = scoring_device(config.device)
         dtype = scoring_dtype(config.scoring_dtype, device)
-        model = AutoModelForCausalLM.from_pretrained(str(directory), dtype=dtype, attn_implementation="eager")
+        model = AutoModelForCausalLM.from_pretrained(str(directory), dtype=dtype, attn_implementation="eager", **placed)
     finally:
         if bars:
             logging.enable_progress_bar()
-    return model.to(device).eval().requires_grad_(False)
+    model = model if placed else model.to(device)
+    return model.eval().requires_grad_(False)
 
 
-def put_weights(model: nn.Module, weights: Iterable[tuple[str, torch.Tensor]]) -> None:
+def put_weights(model: nn.Module, weights: Mapping[str, torch.Tensor]) -> None:
     """Overwrite the model's weights in place with named checkpoint tensors of its shapes.
+
+    Modules that keep no weights of their own (`rejuvenation.spread`) read them from there as long as they are not
+    filled anew.
 
     Raises:
         ValueError: a weight of the model is not among them.
     """
     parameters: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    tied = _is_tied(parameters)
-    seen = set()
-    with torch.no_grad():
-        for name, tensor in weights:
-            seen.add(name)
-            if name in parameters and not (tied and name == "lm_head.weight"):
-                parameters[name].copy_(tensor)
-    if missing := unstored(model, seen):
+    if missing := unstored(model, weights):
         raise ValueError(f"the checkpoint stores no tensor {missing[0]}, which its config.json asks for.")
+    tied = _is_tied(model, parameters)
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            if parameter.device.type != "meta" and not (tied and name == "lm_head.weight"):
+                parameter.copy_(weights[name])
+    read_from(model, weights)
 
 
 def unstored(model: nn.Module, names: Collection[str]) -> list[str]:
@@ -70,12 +75,17 @@ def unstored(model: nn.Module, names: Collection[str]) -> list[str]:
     A mixture of experts computes with stacked weights that are stored expert by expert: it has such weights.
     """
     parameters: dict[str, torch.Tensor] = dict(model.named_parameters(remove_duplicate=False))
-    tied = _is_tied(parameters)
+    tied = _is_tied(model, parameters)
     return sorted(name for name in parameters if name not in names and not (tied and name == "lm_head.weight"))
 
 
 def map_deterministically(
-    function: Callable[[Item], Result], items: Sequence[Item], device: torch.device, *, item_bytes: int = 0
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    device: torch.device,
+    *,
+    item_bytes: int = 0,
+    spread: bool = False,
 ) -> list[Result]:
     """Apply `function` to each item, with results that depend on no thread count and no neighbour.
 
@@ -87,11 +97,12 @@ def map_deterministically(
         items: to what.
         device: where the model is; on a GPU items run one after another.
         item_bytes: memory that the largest item needs while it runs; 0 leaves memory out of account.
+        spread: whether the model reads weights while an item runs: then items run one after another.
     """
     threads = torch.get_num_threads()
     if device.type != "cpu" or threads == 1:
         return [function(item) for item in items]
-    with workers(how_many_fit(item_bytes, threads)) as pool:
+    with workers(1 if spread else how_many_fit(item_bytes, threads)) as pool:
         return list(pool.map(function, items))
 
 
@@ -109,8 +120,7 @@ def entropies(model: Any, pairs: Sequence[TokenPair], checkpoint: str = "scored"
     Raises:
         ValueError: an entropy is not finite.
     """
-    weight = next(model.parameters())
-    device = weight.device
+    weight, device = next(model.parameters()), device_of(model)
 
     @torch.no_grad()
     def of_pair(pair: TokenPair) -> torch.Tensor:
@@ -131,7 +141,7 @@ def entropies(model: Any, pairs: Sequence[TokenPair], checkpoint: str = "scored"
     longest = max((len(pair.token_ids) for pair in pairs), default=0)
     num_logits = ENTROPY_POSITIONS if model.config.model_type in HEAD_ALONE else longest
     needed = forward_bytes(model.config, longest, min(longest, num_logits), max(4, weight.element_size()))
-    return map_deterministically(of_pair, pairs, device, item_bytes=needed)
+    return map_deterministically(of_pair, pairs, device, item_bytes=needed, spread=is_spread(model))
 
 
 def _logits(model: Any, token_ids: torch.Tensor, count: int) -> Iterator[torch.Tensor]:
@@ -145,8 +155,10 @@ def _logits(model: Any, token_ids: torch.Tensor, count: int) -> Iterator[torch.T
         yield model.lm_head(part)
 
 
-def _is_tied(parameters: dict[str, torch.Tensor]) -> bool:
+def _is_tied(model: Any, parameters: dict[str, torch.Tensor]) -> bool:
     head = parameters.get("lm_head.weight")
+    if head is not None and head.device.type == "meta":  # all of these lie at address 0
+        return bool(model.config.get_text_config().tie_word_embeddings)
     return any(
         head is not None and name.endswith("embed_tokens.weight") and tensor.data_ptr() == head.data_ptr()
         for name, tensor in parameters.items()

@@ -23,6 +23,7 @@ from rejuvenation.criteria.attribution import Attribution
 from rejuvenation.criteria.criterion import Criterion, ModuleView
 from rejuvenation.neurons import KINDS, WRITERS, Module, NeuronTable
 from rejuvenation.pairs import TokenPair
+from rejuvenation.spread import at_hand, device_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,14 +131,14 @@ class NeuronScorer:
         Raises:
             RuntimeError: a score is not finite.
         """
-        device = self.model.lm_head.weight.device
+        device = device_of(self.model)
         positions = torch.tensor([pair.positions[target] for target in targets], device=device)
         gold = torch.tensor([pair.response_ids[target] for target in targets], device=device)
         token_ids = torch.tensor([pair.token_ids[: int(positions.max()) + 1]], device=device)
         self._record.tensors = {}
         with torch.no_grad():
             last = self.model.model(input_ids=token_ids, use_cache=False).last_hidden_state
-            logits = self.model.lm_head(last[0, positions])
+            logits = self.model.lm_head(last[0, positions.to(last.device)])
             found = self._score(positions, gold, logits.to(torch.promote_types(logits.dtype, torch.float32)))
         self._record.tensors = {}
         if not torch.isfinite(found.scores).all():
@@ -145,39 +146,54 @@ class NeuronScorer:
         return found
 
     def _score(self, positions: torch.Tensor, gold: torch.Tensor, logits: torch.Tensor) -> Scores:
-        tensors = self._record.tensors
-        wide = logits.dtype
+        wide, decoder = logits.dtype, self.model.model
+        gold, prefixes = gold.to(logits.device), Prefixes(positions.to(logits.device))
         gold_logits = logits.gather(1, gold[:, None])[:, 0]
-        final = tensors["residual", self.table.num_layers][positions].to(wide)
-        toward_gold, scale = self._direction(final, self.model.lm_head.weight[gold].to(wide))
-        reconstructed = (tensors["residual", 0][positions].to(wide) * toward_gold).sum(1)
-        if self.model.lm_head.bias is not None:
-            reconstructed += self.model.lm_head.bias[gold].to(wide)
-        readout = self.criterion.readout(logits)
-        direction = toward_gold
-        if readout is not None:
-            direction, _ = self._direction(final, readout @ self.model.lm_head.weight.to(wide))
+        final, embedded = (self._at_targets("residual", layer, prefixes, wide) for layer in (self.table.num_layers, 0))
+        with at_hand(self.model.lm_head, decoder.norm):
+            head = self.model.lm_head
+            toward_gold, scale = self._direction(final, head.weight[gold].to(wide))
+            reconstructed = (embedded * toward_gold).sum(1)
+            if head.bias is not None:
+                reconstructed += head.bias[gold].to(wide)
+            readout = self.criterion.readout(logits)
+            direction = toward_gold
+            if readout is not None:
+                direction, _ = self._direction(final, readout @ head.weight.to(wide))
         scores = torch.empty(len(gold), self.table.total, dtype=wide)
-        prefixes, top = Prefixes(positions), self.table.num_layers - 1
         above = direction if self.frozen_norm else through_norm(final, direction, scale)
+        top = self.table.num_layers - 1
         for layer in range(top, -1, -1):
-            block, kept = self.model.model.layers[layer], self._activations(layer, wide)
-            gradients = layer_gradients(block, kept, prefixes, above, top=layer == top, bottom=layer == 0)
-            for module in (module for module in self.table.modules if module.layer == layer):
-                view = self._view(module, prefixes, direction if module.kind in WRITERS else gradients[module.kind])
-                if module.kind in WRITERS:
-                    reconstructed += (view.outputs[positions] * toward_gold).sum(1)
-                scores[:, module.neurons] = self.criterion.score(view).cpu()
-            above = gradients.get("residual", above)
+            kept = self._activations(layer, wide)
+            above, direction = above.to(kept.q.device), direction.to(kept.q.device)
+            prefixes = prefixes.to(kept.q.device)
+            with at_hand(decoder.layers[layer]):
+                found = layer_gradients(
+                    decoder.layers[layer], kept, prefixes, above, top=layer == top, bottom=layer == 0
+                )
+                for module in (module for module in self.table.modules if module.layer == layer):
+                    view = self._view(module, prefixes, direction if module.kind in WRITERS else found[module.kind])
+                    scores[:, module.neurons] = self.criterion.score(view).cpu()
+            for kind in WRITERS:
+                writes = self._at_targets(kind, layer, prefixes, wide)
+                reconstructed += (writes.to(toward_gold.device) * toward_gold).sum(1)
+            above = found.get("residual", above)
         return Scores(scores, gold_logits.cpu(), reconstructed.cpu())
 
+    def _at_targets(self, what: str, layer: int, prefixes: Prefixes, wide: torch.dtype) -> torch.Tensor:
+        """[N, out] of what the forward pass kept, where the prefixes are."""
+        kept = self._record.tensors[what, layer]
+        found: torch.Tensor = kept[prefixes.positions.to(kept.device)].to(prefixes.positions.device, wide)
+        return found
+
     def _activations(self, layer: int, wide: torch.dtype) -> Activations:
-        """What the forward pass kept of one layer."""
+        """What the forward pass kept of one layer, on that layer's device."""
         tensors = self._record.tensors
+        device = tensors["q", layer].device
         names = {"residual": "residual", "middle": "middle", "mixed": "o input"}
         names |= {kind: kind for kind in KINDS if kind not in WRITERS}
-        values = {field: tensors[name, layer].to(wide) for field, name in names.items()}
-        return Activations(**values, **{name: tensors[name, layer] for name in ("probs", "cos", "sin")})
+        values = {field: tensors[name, layer].to(device, wide) for field, name in names.items()}
+        return Activations(**values, **{name: tensors[name, layer].to(device) for name in ("probs", "cos", "sin")})
 
     def _view(self, module: Module, prefixes: Prefixes, gradients: torch.Tensor) -> ModuleView:
         tensors, wide = self._record.tensors, gradients.dtype
@@ -196,8 +212,8 @@ class NeuronScorer:
         return ModuleView(
             module,
             prefixes,
-            None if inputs is None else inputs.to(wide),
-            tensors[module.kind, module.layer].to(wide),
+            None if inputs is None else inputs.to(gradients.device, wide),
+            tensors[module.kind, module.layer].to(gradients.device, wide),
             gradients,
             self.model.get_submodule(module.path),
             base,
@@ -207,7 +223,7 @@ class NeuronScorer:
         """The direction d = s_rms * (gamma * W_U[y]) as [N, D], and s_rms as [N, 1]."""
         norm = self.model.model.norm
         scale = torch.rsqrt(final.pow(2).mean(1, keepdim=True) + norm.variance_epsilon)
-        return scale * (norm.weight.to(final.dtype) * unembedding), scale
+        return scale * (norm.weight.to(final.device, final.dtype) * unembedding), scale
 
 
 def through_norm(final: torch.Tensor, direction: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:

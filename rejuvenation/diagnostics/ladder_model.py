@@ -12,6 +12,7 @@ from rejuvenation.alignment import Alignment
 from rejuvenation.checkpoint import CheckpointReader
 from rejuvenation.memory import available_bytes
 from rejuvenation.scored_model import load_model, put_weights, scoring_device, scoring_dtype
+from rejuvenation.spread import Weights
 
 COPIES = {"sharpness": 10, "gradient": 5}
 """Memory at the peak as a multiple of the weights, which are counted; 1 for all other diagnostics. Measured on 47
@@ -48,7 +49,7 @@ class LadderModel:
             settings = RejuvenationConfig(device=self.config.device, scoring_dtype=self.config.dtype)
             self._model = load_model(rung.sft.directory, settings)
             self._shapes = shapes
-        put_weights(self._model, rung.base_items() if base else rung.sft.items())
+        put_weights(self._model, Weights(rung.sft.entries, rung.base_tensor if base else rung.sft.tensor))
         return self._model
 
 

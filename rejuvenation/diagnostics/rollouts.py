@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from rejuvenation.pairs import TokenPair
+from rejuvenation.spread import device_of
 
 
 def sample(
@@ -41,7 +42,7 @@ def sample(
     """
     from transformers import GenerationConfig
 
-    device = next(model.parameters()).device
+    device = device_of(model)
     order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
     jobs = [index for index in order for _ in range(samples)]
     limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)

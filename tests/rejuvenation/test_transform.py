@@ -18,6 +18,7 @@ from rejuvenation.repair import Repair
 from rejuvenation.reset_set import Evidence, reset_set
 from rejuvenation.scored_model import entropies, map_deterministically, put_weights
 from rejuvenation.scoring import NeuronScorer, target_tokens
+from rejuvenation.spread import Weights
 from tests.rejuvenation.tiny import KINDS_OF_MODEL, moved, save, tiny, token_pairs
 
 PAIRS = token_pairs(6)
@@ -142,10 +143,11 @@ def test_planted_unit_is_found_and_its_reset_lowers_the_logit_as_scored(
     selected = torch.zeros(table.total, dtype=torch.bool)
     selected[down.offset + unit] = True
     alignment = Alignment(CheckpointReader(base_dir), CheckpointReader(sft_dir))
-    put_weights(sft, alignment.sft.items())
+    put_weights(sft, dict(alignment.sft.items()))
     sft(input_ids=torch.tensor([pair.prompt_ids]))
     full, a = kept["stream"].double(), kept["activation"][unit].double()
-    put_weights(sft, Repair(Fused(alignment, config), config, table, selected).items())
+    repair = Repair(Fused(alignment, config), config, table, selected)
+    put_weights(sft, Weights(alignment.sft.entries, repair.tensor))
     sft(input_ids=torch.tensor([pair.prompt_ids]))
     direction = torch.rsqrt(full.pow(2).mean() + sft.config.rms_norm_eps) * along.double()
     fall = (full - kept["stream"].double()) @ direction
