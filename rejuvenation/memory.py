@@ -44,8 +44,8 @@ def forward_bytes(config: Any, num_tokens: int, num_logits: int, itemsize: int) 
 def attribution_bytes(config: Any, num_tokens: int, num_targets: int, itemsize: int) -> int:
     """Estimate of what the scoring of one pair holds at its peak, the weights apart.
 
-    The activations of all L layers (as in `forward_bytes`), which the autograd graph keeps; the same once more per
-    target for the gradients, of one layer at a time; and per target and neuron 20 bytes of scores and ranking.
+    The activations of all L layers (as in `forward_bytes`), which are kept; the same once more per target for the
+    gradients, of one layer at a time; and per target and neuron 20 bytes of scores and ranking.
 
     Args:
         config: the model's, of transformers.

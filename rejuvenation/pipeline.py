@@ -34,7 +34,7 @@ from rejuvenation.plasticity import Plasticity
 from rejuvenation.repair import Repair
 from rejuvenation.report import EntropyReport, Report
 from rejuvenation.reset_set import Evidence, reset_set
-from rejuvenation.scored_model import entropies, load_model, put_weights, unstored
+from rejuvenation.scored_model import entropies, is_language_model, load_model, put_weights, unstored
 from rejuvenation.scoring import target_tokens
 from rejuvenation.spread import Weights, device_of
 from rejuvenation.token_texts import token_texts
@@ -119,6 +119,9 @@ def transform(
     if not pairs and config.calibration is not None:
         pairs = load_pairs(config.calibration, sft_dir)
     notes = []
+    if (pairs or prompts) and table is None and not is_language_model(sft.directory):
+        notes.append("entropies were not measured: transformers loads no causal language model from the SFT checkpoint")
+        pairs, prompts = (), ()
     if not pairs and prompts:
         chosen = draw([TokenPair(list(ids), [0]) for ids in prompts], config.calibration_pairs, seed)
         with clock.stage("answers"):

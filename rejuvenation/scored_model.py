@@ -26,6 +26,13 @@ HEAD_ALONE = ("qwen2", "qwen3", "llama", "mistral")
 """Model types whose logits are their lm_head's output and nothing else; others scale or cap them."""
 
 
+def is_language_model(directory: Path) -> bool:
+    """Whether transformers loads a checkpoint as a causal language model: one with a vision tower, say, it may not."""
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+
+    return type(AutoConfig.from_pretrained(str(directory))) in MODEL_FOR_CAUSAL_LM_MAPPING
+
+
 def load_model(directory: Path, config: RejuvenationConfig) -> nn.Module:
     """The model of a checkpoint directory, frozen, with eager attention (exact hooks, batched gradients).
 

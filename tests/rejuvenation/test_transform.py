@@ -5,7 +5,20 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, Gemma2Config, GraniteConfig, MixtralConfig, Olmo2Config
+import xxhash
+from transformers import (
+    AutoModelForCausalLM,
+    CLIPVisionConfig,
+    Gemma2Config,
+    GraniteConfig,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+    MixtralConfig,
+    Olmo2Config,
+    Qwen2Config,
+    Qwen2VLConfig,
+    Qwen2VLForConditionalGeneration,
+)
 
 from configs.errors import ConfigError
 from configs.rejuvenation import RejuvenationConfig
@@ -307,6 +320,60 @@ def test_other_architectures_are_refused_for_the_reset_but_fuse(tmp_path: Path, 
     base, sft, out = (weights(tmp_path / name) for name in ("base", "sft", "out"))
     name = "model.layers.1.self_attn.q_proj.weight"
     torch.testing.assert_close(out[name], (base[name] + sft[name]) / 2)
+
+
+TEXT = {
+    "vocab_size": 61,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+
+
+def seeing(kind: str) -> torch.nn.Module:
+    """A language model with a vision tower."""
+    if kind == "llava":
+        tower = {"num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 8, "patch_size": 4}
+        vision = CLIPVisionConfig(hidden_size=16, intermediate_size=24, **tower)
+        config = LlavaConfig(vision_config=vision, text_config=Qwen2Config(**TEXT), image_token_index=60)
+        return LlavaForConditionalGeneration(config)
+    text = {**TEXT, "rope_scaling": {"type": "mrope", "mrope_section": [1, 1, 2]}}
+    vision = {"depth": 2, "embed_dim": 16, "hidden_size": 32, "num_heads": 2, "patch_size": 4}
+    return Qwen2VLForConditionalGeneration(Qwen2VLConfig(text_config=text, vision_config=vision))
+
+
+@pytest.mark.parametrize(("kind", "tower"), [("llava", "vision_tower."), ("qwen2_vl", "visual.")])
+def test_models_with_a_vision_tower_are_refused_for_the_reset_but_fuse(tmp_path: Path, kind: str, tower: str) -> None:
+    for seed, place in enumerate(("base", "sft")):
+        torch.manual_seed(seed)
+        model = seeing(kind)
+        model.save_pretrained(tmp_path / place)
+    arguments = (tmp_path / "base", tmp_path / "sft")
+    with pytest.raises(ConfigError, match=rf"{type(model).__name__}.*Fusion alone works"):
+        transform(*arguments, tmp_path / "reset", RejuvenationConfig(), PAIRS, seed=0)
+    fusion = RejuvenationConfig(steps=["fusion.linear"])
+    for pairs in ([], PAIRS):
+        report = transform(*arguments, tmp_path / f"{len(pairs)}", fusion, pairs, seed=0)
+        assert [note.startswith("entropies were not measured") for note in report.notes] == [True] * bool(pairs)
+        base, sft, out = (weights(path) for path in (*arguments, tmp_path / f"{len(pairs)}"))
+        assert out.keys() == sft.keys()
+        name = next(name for name in sft if tower in name and not torch.equal(base[name], sft[name]))
+        torch.testing.assert_close(out[name], (base[name] + sft[name]) / 2)
+    loaded = type(model).from_pretrained(tmp_path / "0")
+    assert sum(p.numel() for p in loaded.parameters()) == sum(p.numel() for p in model.parameters())
+
+
+def test_hashes_are_those_of_the_files_however_they_are_laid_out(tmp_path: Path) -> None:
+    base, sft = stored(tmp_path)
+    many = save(tiny("qwen2", 0), tmp_path / "many", shards=True)
+    for number, anchor in enumerate((base, many)):
+        out = tmp_path / str(number)
+        report = transform(anchor, sft, out, RejuvenationConfig(steps=["fusion.linear"]), seed=0)
+        for role, directory in (("base", anchor), ("sft", sft), ("output", out)):
+            files = {path.name: xxhash.xxh3_64_hexdigest(path.read_bytes()) for path in directory.glob("*.safetensors")}
+            assert report.hashes[role] == files, role
 
 
 def test_reset_without_pairs_is_refused(tmp_path: Path) -> None:
