@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -76,6 +77,32 @@ def play(
         play_episodes(env, seed, index, renderer, typer.echo)
     finally:
         env.close()
+
+
+@app.command()
+def prompts(
+    environment: EnvironmentId,
+    out: Annotated[Path, typer.Option(help="JSONL file to write; for `rejuvenate transform --prompts`.")],
+    kwargs: Kwargs = None,
+    count: Annotated[int, typer.Option(help="Training tasks, from the first on; fewer where there are fewer.")] = 64,
+) -> None:
+    """Write what the first turns of an environment's training tasks are asked: messages and tools, a line for each."""
+    if out.exists() or not out.resolve().parent.is_dir():
+        rule = "must name a new file in an existing directory"
+        raise ConfigError("--out", rule, str(out), "Remove it, or choose another name.")
+    if count < 1:
+        raise ConfigError("--count", "must be 1 or more", count, "Leave it out for 64.")
+    from orchestrator.shadowing import prepare_imports
+
+    prepare_imports()
+    from configs.environment import EnvironmentConfig
+    from orchestrator.demonstrations import demonstrations
+    from orchestrator.run_directory import write_atomic
+
+    shown = demonstrations(EnvironmentConfig(id=environment, kwargs=_parse(kwargs or [])), count)
+    rows = [{"messages": task.opening, **({"tools": task.tools} if task.tools else {})} for task in shown]
+    write_atomic(out, "".join(json.dumps(row) + "\n" for row in rows))
+    typer.echo(f"{len(rows)} prompts in {out}")
 
 
 @app.command()

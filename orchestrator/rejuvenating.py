@@ -51,8 +51,8 @@ class RejuvenationWorker:
             if not (Path(output) / "report.json").exists():  # there already when a run resumes
                 from rejuvenation import transform
 
-                pairs = calibration_pairs(rejuvenation, environment, sft)
-                transform(base, sft, output, rejuvenation, pairs, seed=seed)
+                found = calibration(rejuvenation, environment, sft)
+                transform(base, sft, output, rejuvenation, **found, seed=seed)
             report = read_report(output)
         else:
             directory = resolve(model.sft if model.start == "sft" else model.base)
@@ -118,18 +118,16 @@ def read_report(directory: str) -> dict[str, Any]:
     return json.loads((Path(directory) / "report.json").read_text())
 
 
-def calibration_pairs(config: RejuvenationConfig, environment: EnvironmentConfig, sft: str) -> list[Any]:
-    """Prompt-response pairs on which neurons are scored (method: calibration pairs).
+def calibration(config: RejuvenationConfig, environment: EnvironmentConfig, sft: str) -> dict[str, Any]:
+    """On what neurons are scored, as arguments of `transform`, whose report says it (method: calibration pairs).
 
-    From `rejuvenation.calibration` if given; else the environment's demonstrations on its training tasks, one pair per
-    assistant turn; else greedy answers of the SFT checkpoint to the training prompts.
+    `rejuvenation.calibration` if given; else the environment's demonstrations on its training tasks, one pair per
+    assistant turn; else the training prompts, for greedy answers of the SFT checkpoint.
     """
     from policies.rendering import load_renderer
-    from rejuvenation import load_pairs
-    from rejuvenation.answers import greedy_answers
 
     if config.calibration is not None:
-        return load_pairs(config.calibration, sft)
+        return {}
     renderer = load_renderer(sft)
     shown = demonstrations(with_tool_form(environment, renderer.tool_template), config.calibration_pairs)
     pairs = [
@@ -138,10 +136,10 @@ def calibration_pairs(config: RejuvenationConfig, environment: EnvironmentConfig
         if demonstration.messages
         for pair in turn_pairs(*renderer.training_example(demonstration.messages, demonstration.tools))
     ]
-    if pairs:
-        return pairs  # `transform` draws `calibration_pairs` of them by seed
+    if pairs:  # `transform` draws `calibration_pairs` of them by seed
+        return {"pairs": pairs, "source": f"the demonstrations of {environment.id} on {len(shown)} training tasks"}
     prompts = [renderer.prompt(demonstration.opening, demonstration.tools) for demonstration in shown]
-    return greedy_answers(sft, prompts, config)
+    return {"prompts": prompts, "source": f"the training tasks of {environment.id}"}
 
 
 def turn_pairs(token_ids: list[int], loss_mask: list[int]) -> list[Any]:

@@ -74,6 +74,7 @@ def transform(
     pairs: Sequence[TokenPair] = (),
     *,
     prompts: Sequence[Sequence[int]] = (),
+    source: str | None = None,
     seed: int,
 ) -> Report:
     """Repair an over-trained SFT checkpoint and write it as an ordinary Hugging Face checkpoint with its report.
@@ -90,6 +91,7 @@ def transform(
         pairs: calibration pairs; without any, those of the file `config.calibration` are used, if it is set.
         prompts: token ids; without pairs, the SFT checkpoint's greedy answers to `config.calibration_pairs` of them are
             the pairs. One of the three is needed where neurons are scored (`config.needs_pairs`).
+        source: where pairs or prompts were taken from, in words for the report.
         seed: draws the calibration pairs, and what is random in the steps.
 
     Returns:
@@ -127,7 +129,10 @@ def transform(
         with clock.stage("answers"):
             pairs = greedy_answers(sft_dir, [pair.prompt_ids for pair in chosen], config)
         drawn_from = f"{len(pairs)} of {len(prompts)} prompts"
-        notes.append(f"calibration pairs: greedy answers of the SFT checkpoint to {drawn_from}")
+        of = f" of {source}" if source else ""
+        notes.append(f"calibration pairs: greedy answers of the SFT checkpoint to {drawn_from}{of}")
+    elif pairs and source:
+        notes.append(f"calibration pairs: {min(len(pairs), config.calibration_pairs)} of {len(pairs)} from {source}")
     drawn = draw(pairs, config.calibration_pairs, seed)
     measurement = Measurement(table)
     if drawn:

@@ -1,4 +1,5 @@
 import io
+import json
 import os
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 from envs.arithmetic import ArithmeticEnv
 from envs.lookup import LookupEnv
 from tests.orchestrator.test_cli import call
+from tests.pico import make_checkpoint
 
 CHECKOUT = Path(__file__).parents[2]
 TOY = CHECKOUT / "examples/toy/tool/base"
@@ -207,3 +209,40 @@ def test_an_installed_package_is_found_by_its_entry_point(capsys, monkeypatch, t
     assert made.stdout.endswith(" MyEnv\n")
     listed = python("-m", "orchestrator", "env", "list", folder=tmp_path, path=[root])
     assert "MyEnv-v0\n    my_env.environment:MyEnv (installed)" in listed.stdout
+
+
+def test_prompts_of_an_environment_are_what_a_repair_asks_the_sft_checkpoint(capsys, monkeypatch, tmp_path):
+    asked = tmp_path / "asked.jsonl"
+    code, out, _ = env(
+        capsys, monkeypatch, "prompts", "rejuvenate/Lookup-v0", "hops_max=3", "--out", asked, "--count", 5
+    )
+    assert code == 0
+    assert out == f"5 prompts in {asked}\n"
+    rows = [json.loads(line) for line in asked.read_text().splitlines()]
+    assert all(row["messages"][-1]["role"] == "user" and row["tools"] for row in rows)
+    assert len({row["messages"][-1]["content"] for row in rows}) > 2, "several tasks"
+    base, sft = make_checkpoint(tmp_path / "base"), make_checkpoint(tmp_path / "sft", seed=1)
+    options = ["--base", base, "--sft", sft, "--out", tmp_path / "out", "--prompts", asked, "--pairs", 3]
+    code, out, err = call(capsys, monkeypatch, "transform", *options)
+    assert code == 0, err
+    assert "note: calibration pairs: greedy answers of the SFT checkpoint to 3 of 5 prompts" in out
+    assert json.loads((tmp_path / "out/report.json").read_text())["num_reset"] > 0
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--out", "{dir}/there.jsonl"], "must name a new file"),
+        (["--out", "{dir}/no/file.jsonl"], "must name a new file"),
+        (["--out", "{dir}/new.jsonl", "--count", "0"], "must be 1 or more"),
+        (["--out", "{dir}/new.jsonl", "hops=3"], "hops"),
+    ],
+)
+def test_prompts_that_cannot_be_written_are_refused(capsys, monkeypatch, tmp_path, options, words):
+    (tmp_path / "there.jsonl").write_text("mine")
+    options = [option.format(dir=tmp_path) for option in options]
+    code, _, err = env(capsys, monkeypatch, "prompts", "rejuvenate/Lookup-v0", *options)
+    assert code == 2
+    assert words in err
+    assert [path.name for path in tmp_path.iterdir()] == ["there.jsonl"]
+    assert (tmp_path / "there.jsonl").read_text() == "mine"

@@ -8,8 +8,18 @@ from configs.environment import EnvironmentConfig
 from configs.errors import ConfigError
 from configs.model import ModelConfig
 from configs.rejuvenation import RejuvenationConfig
+from envs.arithmetic import ArithmeticEnv
 from orchestrator.rejuvenating import RejuvenationWorker, read_tensors
 from orchestrator.transport import InProcessTransport, receive
+from tests.pico import make_checkpoint
+
+TASKS = f"the training tasks of {__name__}"
+
+
+class Unsolved(ArithmeticEnv):
+    """Has no expert."""
+
+    demonstration = None
 
 
 def checkpoint(folder, name, value):
@@ -79,3 +89,20 @@ def test_several_files_without_an_index_are_refused(tmp_path):
     write(tmp_path, a=1.0, b=2.0)
     with pytest.raises(ConfigError, match="2 in "):
         found(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("environment", "note"),
+    [
+        (EnvironmentConfig("rejuvenate/Arithmetic-v0"), "4 of 4 from the demonstrations of rejuvenate/Arithmetic-v0"),
+        (EnvironmentConfig(f"{__name__}:Unsolved"), f"the SFT checkpoint to 4 of 4 prompts of {TASKS}:Unsolved"),
+    ],
+)
+def test_the_report_says_where_calibration_pairs_come_from(environment, note, tmp_path):
+    base, sft = make_checkpoint(tmp_path / "base"), make_checkpoint(tmp_path / "sft", seed=1)
+    worker = RejuvenationWorker(InProcessTransport(), 1_000_000)
+    config = RejuvenationConfig(calibration_pairs=4, target_tokens=2)
+    model = ModelConfig(str(base), str(sft), "rejuvenated")
+    parcel = worker.prepare(model, config, environment, str(tmp_path / "out"), seed=0)
+    assert any(note in said for said in parcel.report["notes"]), parcel.report["notes"]
+    assert parcel.report["num_reset"] > 0
