@@ -151,15 +151,10 @@ class NeuronScorer:
         gold_logits = logits.gather(1, gold[:, None])[:, 0]
         final, embedded = (self._at_targets("residual", layer, prefixes, wide) for layer in (self.table.num_layers, 0))
         with at_hand(self.model.lm_head, decoder.norm):
-            head = self.model.lm_head
-            toward_gold, scale = self._direction(final, head.weight[gold].to(wide))
+            toward_gold, direction, scale = self._directions(final, gold, logits)
             reconstructed = (embedded * toward_gold).sum(1)
-            if head.bias is not None:
-                reconstructed += head.bias[gold].to(wide)
-            readout = self.criterion.readout(logits)
-            direction = toward_gold
-            if readout is not None:
-                direction, _ = self._direction(final, readout @ head.weight.to(wide))
+            if self.model.lm_head.bias is not None:
+                reconstructed += self.model.lm_head.bias[gold].to(wide)
         scores = torch.empty(len(gold), self.table.total, dtype=wide)
         above = direction if self.frozen_norm else through_norm(final, direction, scale)
         top = self.table.num_layers - 1
@@ -179,6 +174,17 @@ class NeuronScorer:
                 reconstructed += (writes.to(toward_gold.device) * toward_gold).sum(1)
             above = found.get("residual", above)
         return Scores(scores, gold_logits.cpu(), reconstructed.cpu())
+
+    def _directions(
+        self, final: torch.Tensor, gold: torch.Tensor, logits: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Directions [N, D] of the gold token's logit and of what is attributed, and s_rms [N, 1]."""
+        weight = self.model.lm_head.weight
+        toward_gold, scale = self._direction(final, weight[gold].to(logits.dtype))
+        readout = self.criterion.readout(logits)
+        if readout is None:
+            return toward_gold, toward_gold, scale
+        return toward_gold, self._direction(final, readout @ weight.to(logits.dtype))[0], scale
 
     def _at_targets(self, what: str, layer: int, prefixes: Prefixes, wide: torch.dtype) -> torch.Tensor:
         """[N, out] of what the forward pass kept, where the prefixes are."""

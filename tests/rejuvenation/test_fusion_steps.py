@@ -215,7 +215,9 @@ def test_fusions_follow_each_other_and_round_once(tmp_path: Path) -> None:
     base, sft = save(qwen2(0), tmp_path / "base"), save(moved(qwen2(0), 1), tmp_path / "sft", dtype=torch.bfloat16)
     alignment = Alignment(CheckpointReader(base), CheckpointReader(sft))
     config = RejuvenationConfig(steps=["fusion.spike_clip", "fusion.norm_clip", "fusion.linear"], fusion=SETTINGS)
-    for name, fused in Fused(alignment, config).items():
+    view = Fused(alignment, config)
+    for name in alignment.sft.entries:
+        fused = view.tensor(name)
         anchor, value = alignment.base.tensor(name), alignment.sft.tensor(name).float()
         for fusion in (SpikeClip(1.0), NormClip(0.02), Linear(0.5)):
             value = fusion(anchor, value, name)
