@@ -59,7 +59,8 @@ class Needs:
         if scored and config.device_map is not None:
             gpus = range(torch.cuda.device_count())
             free = available_bytes() + sum(_free(torch.device("cuda", number)) for number in gpus)
-            where = f"{len(gpus)} GPUs, main memory and, where these are full, disk (device_map {config.device_map})"
+            count = f"{len(gpus)} GPUs, " if gpus else ""
+            where = f"{count}main memory and, as far as they are full, disk (device_map {config.device_map})"
         return cls(
             read + write,
             write,

@@ -107,4 +107,4 @@ def test_command_says_where_the_model_goes(tmp_path: Path) -> None:
     ]
     found = CliRunner().invoke(app, list(map(str, arguments)))
     assert found.exit_code == 0, found.output
-    assert "main memory and, where these are full, disk (device_map auto)" in " ".join(found.output.split())
+    assert "main memory and, as far as they are full, disk (device_map auto)" in " ".join(found.output.split())
