@@ -15,8 +15,6 @@ from envs.reasoning_gym.generators import FORMULAS, LITERALS
 from envs.reasoning_gym.process import PROCESS, Ended, Failed, Process, TooLong
 from envs.verifiers import text_between
 
-pytest.importorskip("reasoning_gym")
-
 ID = "envs.reasoning_gym:ReasoningGymEnv"
 WITHOUT_ANSWER = {"boxnet", "graph_color", "propositional_logic", "rubiks_cube", "rush_hour"}
 """Generators of which the package gives no answer: many are right."""
