@@ -161,18 +161,32 @@ def rewards(env, *texts):
     return found
 
 
-def test_gsm8k_itself_and_its_own_answers():
-    env = envs.make(ID, {"path": str(data_folder("gsm8k", "the GSM8K data") / "test.jsonl")})
-    assert env.unwrapped.num_tasks == 1319
-    as_math = envs.make(ID, {"path": str(data_folder("gsm8k", "the GSM8K data") / "test.jsonl"), "form": "math"})
-    for made in (env, as_math):
-        for index in range(0, 1319, 10):
-            made.reset(options={"index": index})
-            answer = made.unwrapped.current_task["answer"]
-            assert made.step(answer)[1] == 1.0
-            made.reset(options={"index": index})
-            assert made.step(answer + "1")[1] == 0.0
-    envs.check_environment(env)
+@pytest.mark.parametrize(
+    ("form", "mark"),
+    [("number", "#### {}"), ("math", "#### {}"), ("math", r"\boxed{{{}}}"), ("math", r"so $\boxed{{{}}}$.")],
+)
+def test_all_of_gsm8k_s_test_answers_are_right_and_with_the_number_changed_all_wrong(form, mark):
+    env = QuestionAnswerEnv(path=str(data_folder("gsm8k", "the GSM8K data") / "test.jsonl"), form=form)
+    assert env.num_tasks == 1319
+    right, wrong = [], []
+    for index in range(env.num_tasks):
+        worked, _, number = env.task(index)["answer"].rpartition("#### ")
+        value = int(number.replace(",", ""))
+        gold = worked + mark.format(number)
+        changed = [worked + mark.format(other) for other in (value + 1, -value - 1, f"{number}1", f"{value}.5", "")]
+        for found, texts in ((right, [gold, mark.format(value)]), (wrong, changed)):
+            for text in texts:
+                env.reset(options={"index": index})
+                found.append(env.step(text)[1])
+    assert (len(right), set(right)) == (2 * 1319, {1.0})
+    assert (len(wrong), set(wrong)) == (5 * 1319, {0.0})
+
+
+def test_gsm8k_can_be_trained_on():
+    folder = data_folder("gsm8k", "the GSM8K data")
+    for form in ("number", "math"):
+        envs.check_environment(envs.make(ID, {"path": str(folder / "test.jsonl"), "form": form}))
+    assert QuestionAnswerEnv(path=str(folder / "train.jsonl")).num_tasks == 7473
 
 
 def test_mathematics_with_boxed_answers_in_columns_of_other_names(tmp_path):
@@ -239,8 +253,9 @@ def test_parquet_gives_what_json_lines_give(path, tmp_path):
         QuestionAnswerEnv(path=str(tmp_path / "broken.parquet"))
 
 
-def test_a_hugging_face_dataset_gives_what_json_lines_give(path, tmp_path):
-    pytest.importorskip("datasets")
+def test_a_hugging_face_dataset_gives_what_json_lines_give(path, tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "test.jsonl").write_text(Path(path).read_text().strip() + "\n")
     found = QuestionAnswerEnv(path=f"hf:{tmp_path / 'data'}", dataset_split="test")
