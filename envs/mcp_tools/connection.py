@@ -6,7 +6,7 @@ import asyncio
 import atexit
 import concurrent.futures
 import contextlib
-import functools
+import os
 import threading
 import weakref
 from collections.abc import Coroutine
@@ -21,7 +21,7 @@ from envs.mcp_tools.transports import State, http, pipes
 MOST_TOOLS = 128
 _PAGES = 20
 _GRACE_S = 5.0  # what ending may take beyond the limit on the work itself
-_CLOSED = "Connection closed"  # the package's own message; its code is one that servers use, too
+_CLOSED = ("Connection closed", "Session terminated")  # the package's messages; their codes are those of servers, too
 
 Value = TypeVar("Value")
 
@@ -50,6 +50,9 @@ class Connection:
         self._running: asyncio.Task[None] | None = None
         self._state = State()
         _OPEN.add(self)
+
+    def __reduce__(self) -> tuple[type[Connection], tuple[ServerConfig]]:
+        return Connection, (self.config,)  # a copy has a session of its own
 
     def __del__(self) -> None:
         if self._running is not None and self._stop is not None:
@@ -80,11 +83,13 @@ class Connection:
         self.calls += 1
         assert self._client is not None
         try:
-            return self._do(self._client.call_tool(name, arguments), self.config.call_timeout_s, f"of {name}")
+            limit_s = self.config.call_timeout_s
+            work = self._client.call_tool(name, arguments, read_timeout_seconds=limit_s + _GRACE_S)
+            return self._do(work, limit_s, f"of {name}")
         except CallFailed:
             raise
         except MCPError as error:
-            if not (self._state.ended or error.message == _CLOSED):
+            if not (self._state.ended or error.message in _CLOSED):
                 raise CallFailed(error.message) from error
             self.close()
             raise ServerGone(f"{self.config.where} ended during a call of {name}{self._last_words()}") from error
@@ -127,19 +132,7 @@ class Connection:
     async def _start(self, opened: concurrent.futures.Future[Client]) -> asyncio.Task[None]:
         """Start the task that holds the session from its first to its last moment, as its scopes demand."""
         self._stop = asyncio.Event()
-        return asyncio.get_running_loop().create_task(self._hold(opened, self._stop))
-
-    async def _hold(self, opened: concurrent.futures.Future[Client], stop: asyncio.Event) -> None:
-        transport = http(self.config) if self.config.url is not None else pipes(self.config, self._state)
-        client = Client(transport, read_timeout_seconds=self.config.start_timeout_s, cache=None)
-        try:
-            async with client:
-                opened.set_result(client)
-                await stop.wait()
-        except BaseException as error:
-            if opened.done():
-                return  # the end of a server is seen by the calls
-            opened.set_exception(error if isinstance(error, Exception) else RuntimeError("it was cancelled"))
+        return asyncio.get_running_loop().create_task(_hold(self.config, self._state, opened, self._stop))
 
     async def _list(self) -> list[Tool]:
         assert self._client is not None
@@ -167,6 +160,22 @@ class Connection:
         return f". It said: {said}" if said else "."
 
 
+async def _hold(
+    config: ServerConfig, state: State, opened: concurrent.futures.Future[Client], stop: asyncio.Event
+) -> None:
+    """Hold a session until `stop`; it does not know the connection, so that one that nobody needs can go."""
+    transport = http(config) if config.url is not None else pipes(config, state)
+    client = Client(transport, read_timeout_seconds=config.start_timeout_s + _GRACE_S, cache=None)
+    try:
+        async with client:
+            opened.set_result(client)
+            await stop.wait()
+    except BaseException as error:
+        if opened.done():
+            return  # the end of a server is seen by the calls
+        opened.set_exception(error if isinstance(error, Exception) else RuntimeError("it was cancelled"))
+
+
 async def _limited(work: Coroutine[Any, Any, Value], limit_s: float) -> Value:
     return await asyncio.wait_for(work, limit_s)
 
@@ -188,12 +197,18 @@ def _in_words(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-@functools.lru_cache(maxsize=1)
+_LOOPS: dict[int, asyncio.AbstractEventLoop] = {}
+_LOOPS_LOCK = threading.Lock()
+
+
 def loop() -> asyncio.AbstractEventLoop:
-    """Return the event loop of all connections; it runs in a thread of its own."""
-    made = asyncio.new_event_loop()
-    threading.Thread(target=made.run_forever, name="mcp", daemon=True).start()
-    return made
+    """Return the event loop of all connections of this process; it runs in a thread of its own."""
+    with _LOOPS_LOCK:
+        made = _LOOPS.get(os.getpid())  # a process that was forked has no such thread yet
+        if made is None:
+            made = _LOOPS[os.getpid()] = asyncio.new_event_loop()
+            threading.Thread(target=made.run_forever, name="mcp", daemon=True).start()
+        return made
 
 
 _OPEN: weakref.WeakSet[Connection] = weakref.WeakSet()

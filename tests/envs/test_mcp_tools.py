@@ -1,6 +1,9 @@
+import gc
 import http.server
 import json
 import os
+import pickle
+import re
 import socket
 import subprocess
 import sys
@@ -184,6 +187,26 @@ def test_a_server_that_ended_between_two_episodes_is_started_anew():
     env.close()
 
 
+def test_a_copy_in_another_process_has_a_server_of_its_own(shared):
+    called(shared, "count")
+    copy = pickle.loads(pickle.dumps(shared))
+    assert called(copy, "count") == ("1", False)
+    assert called(copy, "process") != called(shared, "process")
+    copy.close()
+
+
+def test_the_server_of_an_environment_that_nobody_needs_any_more_ends():
+    env = made(STDIO | {"per_episode": False})
+    pid = int(called(env, "process")[0])
+    del env
+    gc.collect()
+    for _ in range(500):
+        if not runs(pid):
+            return
+        time.sleep(0.02)
+    pytest.fail("the server still runs after 10 s")
+
+
 def test_environments_in_many_threads():
     found = {}
 
@@ -224,6 +247,18 @@ def test_the_whole_checkup_is_clean():
     kwargs = {"server": STDIO | {"per_episode": False}}
     findings = list(envs.checkup(lambda: envs.make(f"{__name__}:Sums", kwargs)))
     assert [finding for finding in findings if finding.problems] == []
+
+
+def test_the_example_of_the_documentation():
+    blocks = re.findall(r"```python\n(.*?)```", Path("docs/environments.md").read_text(), re.DOTALL)
+    namespace = {}
+    exec(next(block for block in blocks if "McpToolEnv" in block), namespace)
+    env = namespace["Sums"](server=STDIO | {"per_episode": False, "tools": ["add"]})
+    env.reset(options={"task": {"a": 20, "b": 22}})
+    assert env.step(env.write_call("add", {"a": 20, "b": 22}))[0][0]["content"] == "42"
+    assert env.step("42")[1:3] == (1.0, True)
+    envs.check_environment(env)
+    env.close()
 
 
 def test_a_server_that_does_not_start_is_named():
