@@ -200,6 +200,41 @@ def test_mathematics_with_boxed_answers_in_columns_of_other_names(tmp_path):
     envs.check_environment(env)
 
 
+MATH = [
+    (r"The area is $\boxed{\frac{\pi}{4}}$.", r"\pi/4", r"\pi/3"),
+    (r"We get $\boxed{x^2+2x+1}$.", "(x+1)^2", "(x+2)^2"),
+    (r"Thus $\boxed{\left(-\infty, 3\right]}$.", r"(-\infty,3]", r"(-\infty,3)"),
+    (r"So $\boxed{\{1, 2, 3\}}$.", r"\{3,2,1\}", r"\{3,2\}"),
+    (r"It is $\boxed{2\sqrt{3}}$.", r"\sqrt{12}", r"\sqrt{13}"),
+    (
+        r"$\boxed{\begin{pmatrix} 1 \\ 2 \end{pmatrix}}$",
+        r"\begin{pmatrix}1\\2\end{pmatrix}",
+        r"\begin{pmatrix}2\\1\end{pmatrix}",
+    ),
+    (r"He earns $\boxed{\$1{,}250}$.", "1250", "1251"),
+    (r"Of course \boxed{\text{Monday}}.", "Monday", "Tuesday"),
+]
+"""Solutions in the form of MATH, the same answer in another form, and another answer."""
+
+
+@pytest.mark.parametrize(("solution", "same", "other"), MATH)
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_answers_of_math_are_graded_by_value(tmp_path, kind, solution, same, other):
+    pytest.importorskip("math_verify")
+    row = {"problem": "What?", "solution": solution, "level": "Level 5"}
+    file = tmp_path / f"math.{kind}"
+    if kind == "jsonl":
+        write(file, row)
+    else:
+        pyarrow = pytest.importorskip("pyarrow")
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.Table.from_pylist([row]), file)
+    env = QuestionAnswerEnv(path=str(file), form="math", question_field="problem", answer_field="solution")
+    said = [rf"So \boxed{{{same}}}.", f"#### {same}", solution, rf"\boxed{{{other}}}", f"#### {other}"]
+    assert rewards(env, *said) == [1.0] * 3 + [0.0] * 2
+
+
 @pytest.mark.parametrize(("answer", "said"), [("72", "72"), (72, "72.0"), ("1,018", "1018")])
 def test_a_bare_answer_is_mathematics_too(tmp_path, answer, said):
     env = QuestionAnswerEnv(path=write(tmp_path / "bare.jsonl", {"question": "?", "answer": answer}), form="math")
