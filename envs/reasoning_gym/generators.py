@@ -46,7 +46,7 @@ def answer_to(request: Mapping[str, Any]) -> dict[str, Any]:
         return {"problem": problem}
     if "answer" in request:
         return {"score": score(name, config, seed, request["answer"])}
-    entry = _entry(name, config, seed)[1]
+    entry = _entry(name, config, seed)
     return {"question": entry["question"], "answer": entry["answer"]}
 
 
@@ -65,7 +65,7 @@ def problem_of(name: str, config: str) -> dict[str, str] | None:
             rule, fix = f"is no setting of {name}", _near(setting, accepted, "It takes")
             return {"field": f"config.{setting}", "rule": rule, "fix": fix}
     try:
-        _made(name, config, 0)
+        _scorer(name, config)
     except Exception as error:  # the package checks its settings by assertions, and some only by failing
         rule = f"must be settings that {name} accepts ({type(error).__name__}: {error})"
         return {"field": "config", "rule": rule[:500], "fix": f"It takes: {', '.join(accepted)}."}
@@ -78,11 +78,11 @@ def score(name: str, config: str, seed: int, answer: str) -> float:
     Raises:
         Exception: whatever the scorer raises, as some do on text of another form.
     """
-    dataset, entry = _entry(name, config, seed)
+    entry = _entry(name, config, seed)
     scorer = entry["metadata"].get("source_dataset", name) if name == COMPOSITE else name
     if scorer in FORMULAS and not is_formula(answer):
         return 0.0
-    return float(dataset.score_answer(answer, entry))
+    return float(_scorer(name, config).score_answer(answer, entry))
 
 
 @functools.lru_cache(maxsize=1)
@@ -98,11 +98,17 @@ def _datasets() -> dict[str, Any]:
     return dict(DATASETS)
 
 
-@functools.lru_cache(maxsize=32)
-def _entry(name: str, config: str, seed: int) -> tuple[Any, dict[str, Any]]:
-    """Return a generator and its one task."""
-    dataset = _made(name, config, seed)
-    return dataset, dataset[0]
+@functools.lru_cache(maxsize=16)
+def _scorer(name: str, config: str) -> Any:
+    """Return a generator that scores; what it scores by stands in the task, so that its seed is of no importance."""
+    return _made(name, config, 0)
+
+
+@functools.lru_cache(maxsize=1024)
+def _entry(name: str, config: str, seed: int) -> dict[str, Any]:
+    """Return the one task of a generator with this seed."""
+    entry: dict[str, Any] = _made(name, config, seed)[0]
+    return entry
 
 
 def _made(name: str, config: str, seed: int) -> Any:
