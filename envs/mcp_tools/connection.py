@@ -55,6 +55,10 @@ class Connection:
         return Connection, (self.config,)  # a copy has a session of its own
 
     def __del__(self) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Let the session end, without waiting for it."""
         if self._running is not None and self._stop is not None:
             loop().call_soon_threadsafe(self._stop.set)
 
@@ -68,7 +72,7 @@ class Connection:
         self.open()
         try:
             return self._do(self._list(), limit_s, "to tools/list")
-        except (MCPError, CallFailed) as error:
+        except Exception as error:  # a refusal, no answer in time, or a list that is none
             self.close()
             raise ServerGone(f"{self.config.where} does not list its tools: {error}{self._last_words()}") from error
 
@@ -108,7 +112,11 @@ class Connection:
             return
         self._state, self.calls = State(), 0
         opened: concurrent.futures.Future[Client] = concurrent.futures.Future()
-        running = asyncio.run_coroutine_threadsafe(self._start(opened), loop()).result(_GRACE_S)
+        starting = asyncio.run_coroutine_threadsafe(self._start(opened), loop())
+        try:
+            running = starting.result(_GRACE_S)
+        except TimeoutError as error:
+            raise RuntimeError(f"the event loop of MCP connections was busy for {_GRACE_S:g} s") from error
         try:
             self._client = opened.result(self.config.start_timeout_s)
         except Exception as error:  # what the start of a server may raise: no program, no answer, another protocol
@@ -142,7 +150,9 @@ class Connection:
             page = await self._client.list_tools(cursor=cursor)
             tools += page.tools
             cursor = page.next_cursor
-            if cursor is None and len(tools) <= MOST_TOOLS:
+            if len(tools) > MOST_TOOLS:
+                break
+            if cursor is None:
                 return tools
         raise CallFailed(f"it has more than {MOST_TOOLS} tools, or more than {_PAGES} pages of them")
 
@@ -198,7 +208,7 @@ def _in_words(error: BaseException) -> str:
 
 
 _LOOPS: dict[int, asyncio.AbstractEventLoop] = {}
-_LOOPS_LOCK = threading.Lock()
+_LOOPS_LOCK = threading.RLock()  # the end of a connection may come in the middle of anything
 
 
 def loop() -> asyncio.AbstractEventLoop:
@@ -217,5 +227,8 @@ _OPEN: weakref.WeakSet[Connection] = weakref.WeakSet()
 @atexit.register
 def close_all() -> None:
     """Close every connection: no server outlives this process."""
-    for connection in list(_OPEN):
+    connections = list(_OPEN)
+    for connection in connections:
+        connection.stop()  # all at once, and only then wait for each
+    for connection in connections:
         connection.close()

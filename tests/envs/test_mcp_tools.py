@@ -26,7 +26,7 @@ from envs.mcp_tools.schemas import mismatch, offered, plain
 from envs.tool_calls import FORMATS
 
 SERVER = str(Path(__file__).parents[1] / "data" / "mcp_server.py")
-STDIO = {"command": sys.executable, "args": [SERVER]}
+STDIO = {"command": sys.executable, "args": [SERVER], "start_timeout_s": 120.0}
 
 
 class Sums(McpToolEnv):
@@ -57,7 +57,7 @@ def made(server=STDIO, **kwargs):
 @pytest.fixture(scope="module")
 def shared():
     """One environment whose server keeps its process."""
-    env = made(STDIO | {"per_episode": False, "call_timeout_s": 2.0, "max_result_characters": 1000})
+    env = made(STDIO | {"per_episode": False, "call_timeout_s": 60.0, "max_result_characters": 1000})
     yield env
     env.close()
 
@@ -113,7 +113,6 @@ def test_calls_are_executed_by_the_server(shared, name, arguments, answer):
         ("far", {"point": {"x": 1}, "unit": "mile"}, "Error: argument 'unit': 'mile' is not one of ['m', 'km']"),
         ("shout", {"text": "x" * 21}, f"Error: argument 'text': {'x' * 21!r} is too long"),
         ("fail", {}, "Error: Error executing tool fail"),
-        ("slow", {"seconds": 2.5}, "Error: no answer of slow within 2 seconds"),
         ("none", {}, "Error: unknown tool 'none' (available: hint, add, far, "),
     ],
 )
@@ -122,6 +121,14 @@ def test_what_goes_wrong_goes_back_to_the_model_and_is_counted(shared, name, arg
     assert content.startswith(error)
     assert failed
     assert called(shared, "add", {"a": 1, "b": 1}, fresh=False) == ("2", False)
+
+
+def test_a_call_that_takes_too_long_is_given_up():
+    env = made(STDIO | {"call_timeout_s": 2.0})
+    started = time.perf_counter()
+    assert called(env, "slow", {"seconds": 30.0}) == ("Error: no answer of slow within 2 seconds", True)
+    assert time.perf_counter() - started < 15
+    env.close()
 
 
 @pytest.mark.parametrize("form", ["qwen3_coder", "react"])
@@ -360,6 +367,20 @@ def test_schemas_are_completed():
 def test_what_is_no_tool_is_refused(tools, message):
     with pytest.raises(ValueError, match=message):
         offered(tools)
+
+
+MANY = """
+from mcp.server.mcpserver import MCPServer
+server = MCPServer("many")
+for number in range(130):
+    server.add_tool(lambda: 1, name=f"t{number}")
+server.run("stdio")
+"""
+
+
+def test_a_server_with_too_many_tools_is_refused():
+    with pytest.raises(ServerGone, match="does not list its tools: it has more than 128 tools"):
+        made({"command": sys.executable, "args": ["-c", MANY], "start_timeout_s": 60})
 
 
 def test_references_to_other_documents_are_not_followed():

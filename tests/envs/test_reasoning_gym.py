@@ -132,7 +132,7 @@ def test_the_text_between_the_last_marks(text, answer):
 
 
 def test_scoring_that_never_ends_is_ended_and_costs_its_own_episode():
-    env = made("countdown", score_limit_s=3.0)
+    env = made("countdown", score_limit_s=6.0)
     env.reset(seed=1)
     task = env.current_task
     started = time.perf_counter()
@@ -140,7 +140,7 @@ def test_scoring_that_never_ends_is_ended_and_costs_its_own_episode():
         0.0,
         {"answered": 1.0, "scorer_errors": 0.0, "scorer_timeouts": 1.0},
     )
-    assert time.perf_counter() - started < 20
+    assert time.perf_counter() - started < 60
     assert reward(env, task, f"<answer>{task['answer']}</answer>")[0] == 1.0
 
 
