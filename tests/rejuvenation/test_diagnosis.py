@@ -186,7 +186,7 @@ def test_toy_ladder_on_the_command_line(toy: Path, tmp_path: Path) -> None:
     options = ("--num-prompts", 32, "--max-new-tokens", 44, "--sharpness-pairs", 1, "--answer-marker", "#")
     ladder = ("--base", base, "--sft", toy / "mod", "--sft", over, "--calibration", toy / "heldout.jsonl")
     shown = run(*ladder, *options, "--out", tmp_path / "out.json")
-    assert "graded by exact match of what follows the last '#'; 48 of 48 prompts" in shown
+    assert "graded by math-verify of what follows the last '#'; 48 of 48 prompts" in shown
     written = json.loads((tmp_path / "out.json").read_text())
     mod, worn = written["checkpoints"]
     assert [found["verdict"]["action"] for found in (mod, worn)] == ["start RL", "rejuvenate"]
