@@ -31,6 +31,20 @@ class EnvironmentConfig:
     wrappers: list[WrapperConfig] = field(default_factory=list)
     """Gymnasium wrappers, the innermost first: `[{id: gymnasium.wrappers:TimeLimit, kwargs: {max_episode_steps: 4}}]`.
     Demonstrations come from the environment itself."""
+    isolation: str = "thread"
+    """Where it runs: `thread` of the rollout worker, or a `process` of its own, for one that is heavy or not to be
+    trusted: what it raises, hangs in, leaks or forks costs its own episode and is killed."""
+    memory_bytes: int = 2_147_483_648
+    """Most memory in bytes of one environment's processes together (`isolation: process`)."""
+    episodes_per_process: int = 0
+    """Episodes after which an environment's process is replaced by a new one (`isolation: process`); 1: what one
+    leaves behind no other sees; 0: as many as it survives, with `reset` in between."""
+
+    def __post_init__(self) -> None:
+        section = "environment."
+        bounds.one_of(section, "isolation", self.isolation, ("thread", "process"))
+        bounds.at_least(section, "memory_bytes", self.memory_bytes, 256 << 20)
+        bounds.at_least(section, "episodes_per_process", self.episodes_per_process, 0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ class RolloutConfig:
     dtype: str = "float32"
     """Dtype of the engine's weights: float32, bfloat16 or float16."""
     max_model_len: int = 512
-    """Longest episode in tokens: prompt, completions and what the environment adds."""
+    """Longest episode in tokens: prompt, completions and what the environment adds; at it the episode is truncated."""
     max_num_seqs: int = 256
     """Sequences that the engine decodes at once."""
     max_tokens: int = 128
@@ -38,15 +38,27 @@ class RolloutConfig:
     """Share of each GPU's memory for the engine (cuda only)."""
     enforce_eager: bool = True
     """Skip graph capture and compilation: starts faster, decodes slower on GPUs."""
-    env_threads: int = 8
-    """Threads in which environments are made, reset and stepped, per worker. Idle environments are kept for later
-    episodes, as many per worker as its largest batch had episodes."""
+    env_threads: int = 512
+    """Most threads in which environments are made, reset and stepped, per worker: up to 8 for those that compute, and
+    one for each call that waits for something else, a tool say. Idle environments are kept for later episodes, as many
+    per worker as its largest batch had episodes."""
+    env_processes: int = 16
+    """Most environments in processes of their own (`environment.isolation: process`) at once, per worker; other
+    episodes wait until one is free."""
+    env_hosts: int = 1
+    """Ray actors per worker that keep these processes, on any node that has room (launcher `ray` only; with `inline`
+    they are children of the one process)."""
+    env_cpus: float = 1.0
+    """CPU cores each of these actors asks Ray for."""
     deterministic: bool = False
     """Wait for all environments before each engine step, so that two runs decode the same batches: exact resume
     needs it; with slow tools it costs time."""
     step_timeout_s: float = 60.0
     """Longest an environment's constructor and `reset`, or one `step`, may take; past it the episode ends as
     `timed_out`."""
+    episode_timeout_s: float | None = None
+    """Longest one episode may take, from the making of its environment on; past it it ends as `timed_out`. null: as
+    long as its batch may."""
     timeout_s: float = 600.0
     """Longest one batch of episodes, or one weight update, may take."""
     start_timeout_s: float = 600.0
@@ -56,7 +68,9 @@ class RolloutConfig:
         section = "rollout."
         bounds.one_of(section, "device", self.device, ("cpu", "cuda"))
         bounds.one_of(section, "dtype", self.dtype, ("float32", "bfloat16", "float16"))
-        for name in ("workers", "tensor_parallel", "threads", "max_num_seqs", "max_tokens", "env_threads"):
+        for name in ("workers", "tensor_parallel", "threads", "max_num_seqs", "max_tokens"):
+            bounds.at_least(section, name, getattr(self, name), 1)
+        for name in ("env_threads", "env_processes", "env_hosts"):
             bounds.at_least(section, name, getattr(self, name), 1)
         if self.device == "cpu" and self.tensor_parallel > 1:
             rule = "must be 1 where rollout.device is cpu"
@@ -65,6 +79,11 @@ class RolloutConfig:
         bounds.at_least(section, "max_model_len", self.max_model_len, 2)
         bounds.at_least(section, "kv_cache_bytes", self.kv_cache_bytes, 1 << 20)
         bounds.above(section, "temperature", self.temperature, 0.0)
-        for name in ("cpus", "step_timeout_s", "timeout_s", "start_timeout_s"):
+        for name in ("cpus", "env_cpus", "step_timeout_s", "timeout_s", "start_timeout_s"):
             bounds.above(section, name, getattr(self, name), 0)
+        if self.episode_timeout_s is not None:
+            bounds.above(section, "episode_timeout_s", self.episode_timeout_s, 0)
+        if self.env_hosts > self.env_processes:
+            rule = f"must be <= rollout.env_processes ({self.env_processes})"
+            raise ConfigError(section + "env_hosts", rule, self.env_hosts, "A host without a process is of no use.")
         bounds.within(section, "gpu_memory_utilization", self.gpu_memory_utilization, 0.05, 0.98)

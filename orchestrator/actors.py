@@ -9,7 +9,7 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,15 +57,29 @@ class Shell:
 class RolloutActor(Shell):
     """A rollout worker in its own process."""
 
-    def setup(self, config: RolloutConfig, files: dict[str, bytes], log_path: str | None) -> int:
-        """Start the engine; returns the process id."""
+    def setup(
+        self, config: RolloutConfig, files: dict[str, bytes], log_path: str | None, hosts: Sequence[Any] = ()
+    ) -> int:
+        """Start the engine; returns the process id. `hosts` keep its environments that are isolated in processes."""
+        from orchestrator.environment_hosts import HostedProcesses
         from orchestrator.parcel import write_small_files
         from orchestrator.rollout import RolloutWorker
         from orchestrator.transport import ObjectStoreTransport
 
         self.model_dir = write_small_files(files)
-        self.target = RolloutWorker(config, self.model_dir, ObjectStoreTransport(), log_path)
+        processes = HostedProcesses(hosts) if hosts else None
+        self.target = RolloutWorker(config, self.model_dir, ObjectStoreTransport(), log_path, processes)
         return os.getpid()
+
+
+class EnvironmentActor(Shell):
+    """A host of environments' processes. Ray starts it anew where it dies: it needs no set-up but its construction."""
+
+    def __init__(self, name: str, log_dir: str, environment: Mapping[str, str]) -> None:
+        super().__init__(name, log_dir, environment)
+        from orchestrator.environment_hosts import EnvironmentHost
+
+        self.target = EnvironmentHost()
 
 
 class LearnerActor(Shell):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -47,7 +48,7 @@ def is_file_name(argument: str) -> bool:
 def validate(arguments: list[str], *, fresh_run: bool = True):  # type: ignore[no-untyped-def]
     """Everything that can be checked before something expensive starts; returns the config and the model's shape."""
     from configs.checkpoint import check_model, check_rejuvenation
-    from envs.registry import make
+    from envs.processes import open_environment
     from orchestrator.run_directory import check_free, resolve_run_dir
     from orchestrator.tool_forms import check_tool_messages
 
@@ -55,11 +56,11 @@ def validate(arguments: list[str], *, fresh_run: bool = True):  # type: ignore[n
     shape = check_model(config.model)
     check_rejuvenation(config.model, config.rejuvenation)
     environment = config.environment
-    env = make(environment.id, environment.kwargs, environment.wrappers)
+    env = open_environment(environment)
     check_tool_messages(config.model, env)
     env.close()
     for task_set in config.evaluation.sets:
-        env = make(environment.id, {**environment.kwargs, **task_set.kwargs}, environment.wrappers)
+        env = open_environment(replace(environment, kwargs={**environment.kwargs, **task_set.kwargs}))
         most = getattr(env.unwrapped, "num_tasks", None)
         env.close()
         if most is not None and task_set.tasks > most:

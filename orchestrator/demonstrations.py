@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from configs.environment import EnvironmentConfig
-from envs.registry import make
+from envs.processes import open_environment
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Demonstration:
 
 def demonstrations(environment: EnvironmentConfig, count: int) -> list[Demonstration]:
     """The first `count` training tasks (fewer where the environment has fewer)."""
-    env = make(environment.id, environment.kwargs)
+    env = open_environment(replace(environment, wrappers=[]))
     make_task = getattr(env.unwrapped, "task", None)
     demonstrate = getattr(env.unwrapped, "demonstration", None)
     count = min(count, getattr(env.unwrapped, "num_tasks", None) or count)

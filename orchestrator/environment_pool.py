@@ -1,14 +1,32 @@
-"""Idle environments that wait for the next episode of their kind."""
+"""Idle environments that wait for the next episode of their kind, in threads or in processes of their own."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
+from typing import Protocol
 
 import gymnasium
 
 from configs.environment import EnvironmentConfig
+from envs.processes import ForkServer, Process, ProcessEnv
 from envs.registry import make
+
+
+class Processes(Protocol):
+    """Where processes for environments come from: this machine's fork server, or hosts elsewhere."""
+
+    def begin(self) -> None:
+        """Get ready, so that `start` is quick."""
+        ...
+
+    def start(self, memory_bytes: int) -> Process:
+        """Start a process that may use so much memory."""
+        ...
+
+    def close(self) -> None:
+        """End all of them."""
+        ...
 
 
 class EnvironmentPool:
@@ -16,9 +34,15 @@ class EnvironmentPool:
 
     It keeps as many idle ones, of all kinds together, as it was ever told to have room for. Beyond that those go whose
     kind was used longest ago.
+
+    Args:
+        processes: where those that are isolated in processes get them; by default from this machine.
+        timeout_s: longest a call of one of these may take before it is killed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, processes: Processes | None = None, timeout_s: float = 60.0) -> None:
+        self._processes = processes or ForkServer()
+        self._timeout_s = timeout_s
         self._limit = 0
         self._idle: dict[str, list[gymnasium.Env]] = {}  # the kind used last is last
         self._lock = threading.Lock()
@@ -27,16 +51,26 @@ class EnvironmentPool:
         """Keep up to `count` idle environments from now on: as many will be open at once, so that it costs no more."""
         self._limit = max(self._limit, count)
 
+    def begin(self, environment: EnvironmentConfig) -> None:
+        """Get ready to make environments of this kind; may take seconds, which then no episode has to wait."""
+        if environment.isolation == "process":
+            self._processes.begin()
+
     def take(self, environment: EnvironmentConfig) -> gymnasium.Env:
         """An idle environment of this kind, or a new one (whose constructor may raise or hang)."""
         with self._lock:
             idle = self._used(environment)
             if idle:
                 return idle.pop()
+        if environment.isolation == "process":
+            return ProcessEnv(self._processes.start(environment.memory_bytes), environment, self._timeout_s)
         return make(environment.id, environment.kwargs, environment.wrappers)
 
     def give_back(self, environment: EnvironmentConfig, env: gymnasium.Env) -> None:
-        """Keep a healthy environment."""
+        """Keep a healthy environment; one whose process is worn out is closed."""
+        if isinstance(env, ProcessEnv) and env.worn_out():
+            close_aside(env)
+            return
         with self._lock:
             self._used(environment).append(env)
             surplus = None
@@ -51,6 +85,7 @@ class EnvironmentPool:
             pools, self._idle = list(self._idle.values()), {}
         for env in (env for idle in pools for env in idle):
             close_quietly(env)
+        self._processes.close()
 
     def _used(self, environment: EnvironmentConfig) -> list[gymnasium.Env]:
         """The idle ones of a kind, which becomes the one used last."""

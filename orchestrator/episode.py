@@ -16,7 +16,7 @@ from orchestrator.environment_pool import close_quietly
 from orchestrator.seeding import derive
 from policies.engine import Generation, GenerationRequest
 from policies.rendering import RenderedConversation, Renderer
-from policies.trajectory import Trajectory, TurnRecord
+from policies.trajectory import STATUSES, Trajectory, TurnRecord
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,8 @@ class Episode:
     """The environment, once `begin` has it."""
     conversation: RenderedConversation | None = None
     """What the template has made of the messages, once the environment has given the first ones."""
-    started: float = math.nan
+    begun: float = math.nan
+    """When (`time.monotonic`) an environment thread took it up."""
     over: bool = False
     """Whether it has ended, one way or the other."""
     _lock: threading.Lock = field(default_factory=threading.Lock)  # a late thread must not write after `fail`
@@ -94,7 +95,7 @@ class Episode:
 
     def begin(self) -> GenerationRequest | None:
         """Take and reset an environment and ask for the first turn; None when the prompt leaves no room for one."""
-        self.started = time.perf_counter()
+        self.begun = time.monotonic()
         env = self.take_env()
         with self._lock:
             late = self.over
@@ -164,6 +165,8 @@ class Episode:
         cut = turn.finish_reason == "length"
         if cut or truncated or terminated:
             named = None if cut else info.get("status")
+            if named and named not in STATUSES:
+                raise ValueError(f"the environment's status must be one of {', '.join(STATUSES)}, got {named!r}")
             self._end(named or ("truncated" if cut or truncated else "finished"))
             return None
         new_messages = [dict(message) for message in observation]
@@ -177,7 +180,7 @@ class Episode:
     def _end(self, status: str) -> None:
         self.over = True
         self.trajectory.status = status
-        self.trajectory.seconds = 0.0 if math.isnan(self.started) else time.perf_counter() - self.started
+        self.trajectory.seconds = 0.0 if math.isnan(self.begun) else time.monotonic() - self.begun
 
     def _request(self) -> GenerationRequest | None:
         """The request for the next turn; None, and truncated, when no token fits any more."""

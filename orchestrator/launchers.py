@@ -79,7 +79,7 @@ def launch_ray(config: RunConfig, run_dir: Path, learners: bool, rollouts: bool)
     from ray.util.placement_group import placement_group, remove_placement_group
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-    from orchestrator.actors import LearnerActor, RejuvenationActor, RolloutActor
+    from orchestrator.actors import EnvironmentActor, LearnerActor, RejuvenationActor, RolloutActor
 
     started_here = connect(config)
     wanted = bundles(config, learners=learners, rollouts=rollouts)
@@ -105,7 +105,13 @@ def launch_ray(config: RunConfig, run_dir: Path, learners: bool, rollouts: bool)
         places = {bundle.name: i for i, bundle in enumerate(wanted)}
 
         def start(
-            actor_class: type, name: str, bundle: str, threads: int, *, shared_gpus: Sequence[str] | None = None
+            actor_class: type,
+            name: str,
+            bundle: str,
+            threads: int,
+            *,
+            shared_gpus: Sequence[str] | None = None,
+            **options: Any,
         ) -> Any:
             """Start an actor with all that its bundle has, or as a guest in it that sees only `shared_gpus`."""
             place = wanted[places[bundle]]
@@ -117,6 +123,7 @@ def launch_ray(config: RunConfig, run_dir: Path, learners: bool, rollouts: bool)
                     num_gpus=0 if guest else place.gpus,
                     scheduling_strategy=PlacementGroupSchedulingStrategy(group, places[bundle]),
                     runtime_env={"env_vars": actor_environment(threads, shared_gpus)},
+                    **options,
                 )
                 .remote(name, str(run_dir / "logs"), {})
             )
@@ -132,6 +139,12 @@ def launch_ray(config: RunConfig, run_dir: Path, learners: bool, rollouts: bool)
         for i in range(config.rollout.workers if rollouts else 0):
             names.append(f"rollout-{i}")
             engines.append(start(RolloutActor, names[-1], names[-1], config.rollout.threads))
+        hosts = []
+        for name in (bundle.name for bundle in wanted if bundle.name.startswith("environments-")):
+            names.append(name)
+            # a call and its end for every process at once, and some for what concerns the host itself
+            lanes = 2 * config.rollout.env_processes + 4
+            hosts.append(start(EnvironmentActor, name, name, 1, max_restarts=-1, max_concurrency=lanes))
         # Asking Ray for no GPU hides none: it would see those of engines and of other jobs.
         on_gpu = bool(ranks) and config.learner.device == "cuda"
         gpus = gpus_of(ranks[0], "learner-0", config.cluster.placement_timeout_s) if on_gpu else []
@@ -156,9 +169,9 @@ def launch_ray(config: RunConfig, run_dir: Path, learners: bool, rollouts: bool)
             files = rejuvenator.start("files", config.model).result(config.rejuvenation.timeout_s)
             for i, actor in enumerate(engines):
                 log_path = str(run_dir / "logs" / f"rollout-{i}.log")
-                starting.append(
-                    RayPending(f"rollout-{i}", "setup", actor.setup.remote(config.rollout, files, log_path))
-                )
+                own = hosts[i :: len(engines)]
+                setup = actor.setup.remote(config.rollout, files, log_path, own)
+                starting.append(RayPending(f"rollout-{i}", "setup", setup))
         rollout_members = [RayMember(f"rollout-{i}", actor) for i, actor in enumerate(engines)]
     except BaseException:
         close()

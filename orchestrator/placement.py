@@ -29,7 +29,10 @@ class Node:
 
 
 def bundles(config: RunConfig, *, learners: bool = True, rollouts: bool = True) -> list[Bundle]:
-    """One bundle per learner rank and rollout worker; the rejuvenation actor is a guest in the first."""
+    """One bundle per learner rank, rollout worker and host of environments' processes.
+
+    The rejuvenation actor is a guest in the first.
+    """
     wanted = []
     if learners:
         gpus = 1 if config.learner.device == "cuda" else 0
@@ -37,6 +40,9 @@ def bundles(config: RunConfig, *, learners: bool = True, rollouts: bool = True) 
     if rollouts:
         gpus = config.rollout.tensor_parallel if config.rollout.device == "cuda" else 0
         wanted += [Bundle(f"rollout-{i}", config.rollout.cpus, gpus) for i in range(config.rollout.workers)]
+        if config.environment.isolation == "process":
+            hosts = config.rollout.workers * config.rollout.env_hosts
+            wanted += [Bundle(f"environments-{i}", config.rollout.env_cpus, 0) for i in range(hosts)]
     return wanted
 
 

@@ -15,6 +15,7 @@ import gc
 import logging
 import math
 import time
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -22,7 +23,7 @@ import gymnasium
 
 from configs.environment import EnvironmentConfig
 from configs.rollout import RolloutConfig
-from orchestrator.environment_pool import EnvironmentPool, close_aside
+from orchestrator.environment_pool import EnvironmentPool, Processes, close_aside
 from orchestrator.environment_threads import EnvironmentThreads, Outcome
 from orchestrator.episode import Episode, EpisodeJob, Sampling, SharedByGroup
 from orchestrator.tool_forms import with_tool_form
@@ -43,13 +44,18 @@ class RolloutWorker:
     """Runs episodes on its engine and takes new weights; constructible without Ray."""
 
     def __init__(
-        self, config: RolloutConfig, model_dir: str, transport: Transport, log_path: str | None = None
+        self,
+        config: RolloutConfig,
+        model_dir: str,
+        transport: Transport,
+        log_path: str | None = None,
+        processes: Processes | None = None,
     ) -> None:
         self.config = config
         self.transport = transport
         self.renderer = load_renderer(model_dir)
         self.engine = Engine(config, model_dir, stop_token_ids=self.renderer.stop_token_ids, log_path=log_path)
-        self.pool = EnvironmentPool()
+        self.pool = EnvironmentPool(processes, config.step_timeout_s)
         self.threads = EnvironmentThreads(config.env_threads, config.step_timeout_s)
 
     def update_weights(self, handles: list[Any], version: int) -> int:
@@ -79,13 +85,14 @@ class RolloutWorker:
 
         Returns:
             One trajectory per job, in the order of `jobs`. A failure of an environment is a trajectory with a status;
-            an episode that is not over after `config.timeout_s` is one that timed out.
+            an episode that is not over after its own or the batch's limit is one that timed out.
 
         Raises:
             RuntimeError: the engine failed, or no episode at all was over in time.
         """
         self.pool.make_room(len(jobs))
         environment = with_tool_form(environment, self.renderer.tool_template)
+        self.pool.begin(environment)
         with rare_collections():
             return EpisodeBatch(self, jobs, environment, sampling).run()
 
@@ -123,22 +130,25 @@ class EpisodeBatch:
             Episode(job, take, worker.renderer, sampling, self.config.max_model_len, shared) for job in jobs
         ]
         self.decoding: dict[str, Episode] = {}
+        self.waiting = deque(self.episodes)  # not begun
         self.open = len(self.episodes)
+        self.limit_s = self.config.episode_timeout_s or math.inf
 
     def run(self) -> list[Trajectory]:
         """Alternate between the engine and the environments until all episodes are over."""
         deadline = time.monotonic() + self.config.timeout_s
         threads = self.worker.threads
         step_s = 0.0
-        for episode in self.episodes:
-            threads.start(episode, episode.begin)
+        isolated = self.environment.isolation == "process"
+        self._begin(self.config.env_processes if isolated else self.open)
         try:
             while self.open:
                 patience_s = math.inf if self.config.deterministic else step_s if self.decoding else IDLE_PATIENCE_S
                 for outcome in threads.collect(
-                    patience_s=patience_s, wait_for_one=not self.decoding, deadline=deadline
+                    patience_s=patience_s, wait_for_one=not self.decoding, deadline=min(deadline, self._first_limit())
                 ):
                     self._take(outcome)
+                self._end_late()
                 if self.open and time.monotonic() > deadline:
                     self._give_up()
                     break
@@ -148,29 +158,67 @@ class EpisodeBatch:
                 for generation in generations:
                     episode = self.decoding.pop(generation.request_id)
                     episode.accept(generation)
-                    threads.start(episode, episode.advance)
-        except BaseException:  # nothing of this batch may reach the next one
+                    threads.start(episode, episode.advance, f"{self.environment.id} step")
+        except BaseException as error:  # nothing of this batch may reach the next one
             threads.forget()
             with contextlib.suppress(Exception):  # the engine may be what failed
                 self.worker.engine.abort(list(self.decoding))
+            for episode in self.episodes:
+                if not episode.over:
+                    self._fail(episode, "environment_error", f"its batch failed: {error}")
             raise
         return [episode.trajectory for episode in self.episodes]
+
+    def _begin(self, count: int) -> None:
+        """Begin so many more episodes, if there are any."""
+        for _ in range(min(count, len(self.waiting))):
+            episode = self.waiting.popleft()
+            self.worker.threads.start(episode, episode.begin, f"{self.environment.id} reset")
 
     def _take(self, outcome: Outcome) -> None:
         """Send an episode's next turn to the engine, or end the episode."""
         episode: Episode = outcome.owner
-        if outcome.failure is not None:  # the environment may be broken or busy: it is not used again
-            episode.fail(*outcome.failure)
-            self.open -= 1
-            if episode.env is not None:  # else its constructor raised, or the thread that is late closes it
-                self.worker.discard_env(episode.env)
+        if outcome.failure is not None:
+            self._fail(episode, *outcome.failure)
+            self._begin(1)
         elif outcome.value is None:
             self.open -= 1
             assert episode.env is not None
             self.worker.return_env(self.environment, episode.env)
+            self._begin(1)
         else:
             self.decoding[outcome.value.request_id] = episode
             self.worker.engine.submit(outcome.value)
+
+    def _fail(self, episode: Episode, status: str, error: str) -> None:
+        """End an episode; its environment may be broken or busy and is not used again."""
+        episode.fail(status, error)
+        self.open -= 1
+        if episode.env is not None:  # else its constructor raised, or the thread that is late closes it
+            self.worker.discard_env(episode.env)
+
+    def _first_limit(self) -> float:
+        """When (`time.monotonic`) the first open episode reaches its own limit."""
+        if self.limit_s == math.inf:
+            return math.inf
+        begun = (e.begun for e in self.episodes if not e.over and not math.isnan(e.begun))
+        return min(begun, default=time.monotonic()) + self.limit_s
+
+    def _end_late(self) -> None:
+        """End the episodes that reached their own limit, wherever they are."""
+        if self.limit_s == math.inf:
+            return
+        now = time.monotonic()
+        late = [e for e in self.episodes if not e.over and now - e.begun > self.limit_s]  # not begun: nan, not late
+        decoding = {id(episode): request_id for request_id, episode in self.decoding.items()} if late else {}
+        for episode in late:
+            self.worker.threads.drop(episode)
+            request_id = decoding.get(id(episode))
+            if request_id is not None:
+                del self.decoding[request_id]
+                self.worker.engine.abort([request_id])
+            self._fail(episode, "timed_out", f"not over after rollout.episode_timeout_s = {self.limit_s:g} s")
+        self._begin(len(late))
 
     def _give_up(self) -> None:
         """End the episodes that are not over in time.
@@ -190,9 +238,7 @@ class EpisodeBatch:
         self.worker.engine.abort(list(self.decoding))
         for episode in self.episodes:
             if not episode.over:
-                episode.fail("timed_out", f"not over after rollout.timeout_s = {self.config.timeout_s:g} s")
-                if episode.env is not None:
-                    self.worker.discard_env(episode.env)
+                self._fail(episode, "timed_out", f"not over after rollout.timeout_s = {self.config.timeout_s:g} s")
 
 
 @contextlib.contextmanager

@@ -9,7 +9,7 @@ import numpy as np
 
 from configs.algorithm import AlgorithmConfig
 from configs.run import RunConfig
-from envs.registry import make
+from envs.processes import open_environment
 from orchestrator.episode import EpisodeJob
 from orchestrator.evaluation import mean, succeeded
 from orchestrator.seeding import derive
@@ -17,7 +17,7 @@ from orchestrator.workers import Workers
 from policies.advantages import ADVANTAGES
 from policies.batching import Sample
 from policies.losses import Loss
-from policies.trajectory import FAILED, Trajectory
+from policies.trajectory import FAILED, STATUSES, Trajectory
 
 
 class TaskOrder:
@@ -33,7 +33,7 @@ class TaskOrder:
     @classmethod
     def of(cls, config: RunConfig) -> TaskOrder:
         """The order of a run's training tasks."""
-        env = make(config.environment.id, config.environment.kwargs)
+        env = open_environment(config.environment)
         num_tasks = getattr(env.unwrapped, "num_tasks", None)
         env.close()
         return cls(num_tasks, config.seed)
@@ -136,7 +136,9 @@ def describe(trajectories: Sequence[Trajectory]) -> dict[str, float]:
         "turns": mean([float(len(t.turns)) for t in usable]),
         "sampled_tokens": float(len(sampled)),
     }
-    return figures | environment_figures(usable)
+    statuses = [t.status for t in trajectories]
+    shares = {f"status/{status}": statuses.count(status) / max(1, len(statuses)) for status in STATUSES}
+    return figures | shares | environment_figures(usable)
 
 
 def environment_figures(trajectories: Sequence[Trajectory]) -> dict[str, float]:

@@ -69,6 +69,7 @@ class Workers:
         for section, names in (
             ("rollout", [f.name for f in fields(RolloutConfig) if f.name not in TRAVELS]),
             ("learner", list(LAUNCHED)),
+            ("environment", ["isolation"]),  # what hosts its processes is launched with the workers
         ):
             now, then = getattr(config, section), getattr(self.config, section)
             for name in names:

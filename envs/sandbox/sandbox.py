@@ -14,10 +14,10 @@ import subprocess
 import tempfile
 import time
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Literal
 
 from configs.errors import ConfigError
+from envs.process_tree import memory_of
 from envs.sandbox.backends import PROOF, command
 from envs.sandbox.settings import BACKENDS, SECTION, SandboxConfig
 
@@ -238,16 +238,3 @@ def _result(running: _Running) -> Result:
         reason = report.get("failed") or (stderr.strip().splitlines() or ["it ended without a word"])[-1]
         raise RuntimeError(f"the sandbox could not be started: {reason}")
     return Result("failed" if report["exit_code"] else "finished", stdout, stderr, report["exit_code"], 0.0)
-
-
-def memory_of(process: int) -> int:
-    """Return the resident memory in bytes of all descendants of a process, pages that two share counted twice."""
-    total, found = 0, [process]
-    while found:
-        parent = found.pop()
-        for listed in Path(f"/proc/{parent}/task").glob("*/children"):
-            with contextlib.suppress(OSError):  # it ended meanwhile
-                for child in listed.read_text().split():
-                    found.append(int(child))
-                    total += int(Path(f"/proc/{child}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    return total

@@ -1,0 +1,90 @@
+"""A process and all that came of it: finding, measuring and killing them. Reads /proc and needs no library."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import signal
+import time
+from collections.abc import Container
+from pathlib import Path
+
+PATIENCE_S = 5.0
+"""Longest that killing a tree goes on; only processes that the kernel itself holds take longer than milliseconds."""
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+def descendants(process: int, without: Container[int] = ()) -> list[int]:
+    """Return the ids of all processes below one, parents first; those that ended and nobody has waited for count.
+
+    Args:
+        process: where to begin.
+        without: processes that are passed over, with all below them.
+    """
+    found = [process]
+    for parent in found:
+        for listed in Path(f"/proc/{parent}/task").glob("*/children"):
+            with contextlib.suppress(OSError):  # it ended meanwhile
+                found += [int(child) for child in listed.read_text().split() if int(child) not in without]
+    return found[1:]
+
+
+def memory_of(process: int) -> int:
+    """Return the resident memory in bytes of all processes below one; pages that two share are counted twice."""
+    total = 0
+    for child in descendants(process):
+        with contextlib.suppress(OSError):
+            total += int(Path(f"/proc/{child}/statm").read_text().split()[1])
+    return total * os.sysconf("SC_PAGE_SIZE")
+
+
+def adopt_orphans() -> None:
+    """Become the parent of all processes below this one whose own parent ends, so that none leaves the tree."""
+    ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def die_with_parent(parent: int) -> None:
+    """Have the kernel kill this process when `parent`, which forked it, ends."""
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it had ended before
+        os._exit(1)
+
+
+def kill_below(keep: Container[int] = ()) -> None:
+    """Kill everything below this process but the children in `keep` and what is below them.
+
+    All are stopped first, as one that is stopped forks no more. This process must be the one that adopts orphans.
+    """
+    stopped: set[int] = set()
+    deadline = time.monotonic() + PATIENCE_S
+    while tree := [pid for pid in descendants(os.getpid(), keep) if _alive(pid)]:
+        late = time.monotonic() > deadline
+        last = late or stopped.issuperset(tree)
+        for pid in tree:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL if last else signal.SIGSTOP)
+        stopped.update(tree)
+        if late:
+            return
+        if last:
+            reap()
+            time.sleep(0.001)
+
+
+def reap() -> dict[int, int]:
+    """Return the exit codes, by process, of children that ended; minus the signal's number where one ended them."""
+    ended: dict[int, int] = {}
+    with contextlib.suppress(ChildProcessError):
+        while (found := os.waitpid(-1, os.WNOHANG))[0]:
+            ended[found[0]] = os.waitstatus_to_exitcode(found[1])
+    return ended
+
+
+def _alive(process: int) -> bool:
+    """Whether a process still is there and has not ended."""
+    try:
+        status = Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return False
+    return status.rpartition(")")[2].split()[0] not in "ZX"
