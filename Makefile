@@ -21,7 +21,7 @@ export PYTHONUNBUFFERED := 1
 test test-slow: export OMP_NUM_THREADS := 1
 test test-slow: export MKL_NUM_THREADS := 1
 
-.PHONY: help setup demo test test-slow lint toy study-math study-tool bench bench-fusion bench-attribution bench-retail lock clean $(PARTS) slow-tests
+.PHONY: help setup demo test test-slow lint toy study-math study-tool bench bench-fusion bench-attribution bench-environments bench-retail lock clean $(PARTS) slow-tests
 
 help: ## say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -60,6 +60,9 @@ bench-fusion: setup ## seconds of fusing two 0.5B checkpoints against mergekit, 
 
 bench-attribution: setup ## scoring the target tokens of a pair at once against one at a time
 	$(call module,benchmarks.attribution)
+
+bench-environments: setup ## what tools that wait 50 ms add to the generation time of 512 episodes
+	$(call module,benchmarks.environments)
 
 bench-retail: setup ## milliseconds of resetting the retail service desk; ARGS=--path FOLDER: on tau-bench's data
 	$(call module,benchmarks.retail)

@@ -48,7 +48,8 @@ class Reply:
         reward: reward of this turn; an episode's reward is the sum over its turns.
         terminated: whether the task ended here (the limit on turns is not its business).
         metrics: numbers of this turn, summed over the episode by whoever runs it.
-        status: how the episode ended, where `finished` would not be right.
+        status: how the episode ended, where `finished` would not be right: `tool_error`, say (one of
+            `policies.trajectory.STATUSES`).
     """
 
     messages: str | Sequence[Message] = ()
@@ -66,7 +67,7 @@ class ConversationEnv(gymnasium.Env[tuple[Message, ...], str]):
 
     `info` holds `task` (JSON; `reset(options={"task": task})` reproduces the episode), `tools` (JSON schemas, `[]`
     without tools), `metrics` (floats of this step) and, on the last step, `status` (`finished`, `truncated` or the
-    author's own).
+    author's, one of the five that trajectories have).
 
     Args:
         split: `train`, `heldout`, `ood` or `tuning`: which tasks `task` and `reset` draw. Splits are disjoint.

@@ -27,15 +27,28 @@ class ToolEnv(ConversationEnv):
         tool_parser: form in which the model writes its calls, a name in `envs.tool_calls.PARSERS`; `auto` is what the
             model's chat template asks for where the orchestrator makes the environment, and `hermes` elsewhere.
         max_calls_per_turn: calls executed in one turn; the rest are refused with one error.
+        max_tool_errors: failed calls of an episode (as `tool_errors` counts them) with which it ends, without reward
+            and with status `tool_error`; None: it goes on however many fail.
         **kwargs: those of `ConversationEnv`.
     """
 
-    def __init__(self, *, tool_parser: str = "hermes", max_calls_per_turn: int = 16, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        tool_parser: str = "hermes",
+        max_calls_per_turn: int = 16,
+        max_tool_errors: int | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
         bounds.one_of(KWARGS, "tool_parser", tool_parser, (*PARSERS, AUTO))
         bounds.at_least(KWARGS, "max_calls_per_turn", max_calls_per_turn, 1)
         self.tool_parser = "hermes" if tool_parser == AUTO else tool_parser
         self.max_calls_per_turn = max_calls_per_turn
+        if max_tool_errors is not None:
+            bounds.at_least(KWARGS, "max_tool_errors", max_tool_errors, 1)
+        self.max_tool_errors = max_tool_errors
+        self.tool_errors = 0
         self._tools = self.offered_tools()
         if not self._tools:
             raise ValueError(f"{type(self).__name__} has no tools: mark at least one method with @tool.")
@@ -64,6 +77,8 @@ class ToolEnv(ConversationEnv):
     def respond(self, text: str) -> Reply:
         """Execute the turn's calls, or answer it where it has none."""
         text = without_thinking(text)
+        if self.turns == 1:  # of a new episode; authors override `begin` without calling this class's
+            self.tool_errors = 0
         calls = PARSERS[self.tool_parser](text)
         if not calls:
             reply = self.answer(text)
@@ -74,8 +89,13 @@ class ToolEnv(ConversationEnv):
             error = f"{len(calls)} calls in one turn, only the first {self.max_calls_per_turn} were executed"
             answers.append((self._message(ToolCall(), self.describe_error(error)), True))
         errors = sum(failed for _, failed in answers)
+        self.tool_errors += errors
+        too_many = self.max_tool_errors is not None and self.tool_errors >= self.max_tool_errors
         return Reply(
-            [message for message, _ in answers], metrics={"tool_calls": float(len(calls)), "tool_errors": float(errors)}
+            [message for message, _ in answers],
+            terminated=too_many,
+            metrics={"tool_calls": float(len(calls)), "tool_errors": float(errors)},
+            status="tool_error" if too_many else None,
         )
 
     def call_tool(self, call: ToolCall) -> tuple[str, bool]:

@@ -58,19 +58,16 @@ class EnvironmentPool:
 
     def take(self, environment: EnvironmentConfig) -> gymnasium.Env:
         """An idle environment of this kind, or a new one (whose constructor may raise or hang)."""
-        with self._lock:
-            idle = self._used(environment)
-            if idle:
-                return idle.pop()
+        while (env := self._idle_one(environment)) is not None:
+            if not (isinstance(env, ProcessEnv) and env.worn_out()):
+                return env
+            close_aside(env)
         if environment.isolation == "process":
             return ProcessEnv(self._processes.start(environment.memory_bytes), environment, self._timeout_s)
         return make(environment.id, environment.kwargs, environment.wrappers)
 
     def give_back(self, environment: EnvironmentConfig, env: gymnasium.Env) -> None:
-        """Keep a healthy environment; one whose process is worn out is closed."""
-        if isinstance(env, ProcessEnv) and env.worn_out():
-            close_aside(env)
-            return
+        """Keep a healthy environment."""
         with self._lock:
             self._used(environment).append(env)
             surplus = None
@@ -86,6 +83,11 @@ class EnvironmentPool:
         for env in (env for idle in pools for env in idle):
             close_quietly(env)
         self._processes.close()
+
+    def _idle_one(self, environment: EnvironmentConfig) -> gymnasium.Env | None:
+        with self._lock:
+            idle = self._used(environment)
+            return idle.pop() if idle else None
 
     def _used(self, environment: EnvironmentConfig) -> list[gymnasium.Env]:
         """The idle ones of a kind, which becomes the one used last."""

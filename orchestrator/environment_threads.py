@@ -23,6 +23,7 @@ log = logging.getLogger("rejuvenate")
 COMPUTING_THREADS = 8
 """Most threads for calls that compute: more would only take turns with each other, and hold up the engine's."""
 SMOOTHING = 0.02  # how much one call counts in what is usual
+PATIENCE_FACTOR = 10  # how much longer than usual calls that compute are waited for
 MOST_LOGGED = 100  # different errors of environments; what comes after is in the trajectories
 
 
@@ -184,7 +185,10 @@ class EnvironmentThreads:
         begun = time.monotonic()
         self._wait_for_waiting = patience_s == math.inf
         usual_cpu_s = max((usual.cpu_seconds for usual in self._usual.values() if usual.computes), default=0.0)
-        wait_for_all = self._wait_for_waiting or (0 < self._computing * usual_cpu_s <= patience_s)
+        needed_s = self._computing * usual_cpu_s
+        wait_for_all = self._wait_for_waiting or (0 < needed_s <= patience_s)
+        if not self._wait_for_waiting:  # what takes much longer waits for something, whatever those before it did
+            patience_s = min(patience_s, PATIENCE_FACTOR * needed_s + POLL_S)
         while True:
             self._wake.clear()
             outcomes += self._over() + self._overdue()

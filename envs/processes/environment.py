@@ -82,11 +82,14 @@ class ProcessEnv(gymnasium.Env[tuple[Message, ...], str]):
         self.process.close()
 
     def worn_out(self) -> bool:
-        """Whether the process should not be used again: it had all its episodes, or holds half of its memory."""
+        """Whether the process should not be used again: it had all its episodes, holds half of its memory, or ended."""
         limit = self.environment.episodes_per_process
         if limit and self.episodes >= limit:
             return True
-        return self.process.memory_bytes() > self.environment.memory_bytes / 2
+        try:
+            return not 0 < self.process.memory_bytes() <= self.environment.memory_bytes / 2
+        except EnvironmentFailure:
+            return True
 
     def _task(self, index: int) -> Any:
         return self._call("task", index=index)

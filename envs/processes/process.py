@@ -55,7 +55,7 @@ class Process(Protocol):
         ...
 
     def memory_bytes(self) -> int:
-        """Memory of the environment's processes."""
+        """Memory of the environment's processes; 0 where they ended. Raises `EnvironmentFailure`: none can tell."""
         ...
 
     def close(self, timeout_s: float = CLOSE_S) -> None:

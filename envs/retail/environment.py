@@ -127,7 +127,7 @@ class RetailEnv(RetailTools, ToolEnv):
         reply.metrics |= self.user.take_figures()
         answers = [(message.get("name"), message["content"]) for message in as_messages(reply.messages)]
         reply.terminated |= (TRANSFER, TRANSFERRED) in answers
-        if reply.terminated:
+        if reply.terminated and reply.status is None:  # not after too many errors
             actions, outputs = self.current_task["actions"], self.current_task["outputs"]
             result = grade(self.database, self.said, self.dataset.template, actions, outputs)
             reply.reward = self.max_reward if result.solved else self.wrong_reward

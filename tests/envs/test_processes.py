@@ -39,6 +39,20 @@ def start(server, settings=None, timeout_s=30.0):
     return ProcessEnv(server.start(settings.memory_bytes), settings, timeout_s)
 
 
+def step_aside(env, failures):
+    """Step in a thread of its own; what it raises goes to `failures`."""
+
+    def step():
+        try:
+            env.step("a")
+        except EnvironmentFailure as failure:
+            failures.append(failure)
+
+    thread = threading.Thread(target=step)
+    thread.start()
+    return thread
+
+
 def ended(processes, patience_s=10.0):
     """Whether all these processes are gone, after a little patience."""
     deadline = time.monotonic() + patience_s
@@ -104,9 +118,9 @@ def test_an_environment_without_tasks_or_expert_shows_none_and_numbers_of_numpy_
 
 
 def test_a_broken_configuration_is_told_as_one(server):
-    with pytest.raises(ConfigError, match="environment.kwargs.also must be something else, got 'config'. Say so."):
+    with pytest.raises(ConfigError, match=r"environment\.kwargs\.also must be something else, got 'config'. Say so\."):
         start(server, config(kwargs={"also": "config"}))
-    with pytest.raises(ConfigError, match="environment.kwargs.wrong is no argument of BrokenEnv"):
+    with pytest.raises(ConfigError, match=r"environment\.kwargs\.wrong is no argument of BrokenEnv"):
         start(server, config(kwargs={"wrong": 1}))
     assert ended(descendants(server._process.pid)) == []
 
@@ -165,7 +179,7 @@ def test_what_goes_wrong_in_a_process_is_told_and_leaves_no_process(server, tmp_
 
 def test_a_constructor_that_hangs_is_killed(server):
     before = set(descendants(os.getpid()))
-    with pytest.raises(EnvironmentFailure, match="step_timeout_s = 0.5 s") as caught:
+    with pytest.raises(EnvironmentFailure, match=r"step_timeout_s = 0\.5 s") as caught:
         start(server, config(kwargs={"also": "hang"}), timeout_s=0.5)
     assert caught.value.status == "timed_out"
     assert ended(set(descendants(os.getpid())) - before - {server._process.pid}) == []
@@ -175,15 +189,7 @@ def test_closing_from_another_thread_ends_a_call_at_once(server):
     env = start(server)
     env.reset(options={"task": env.task(WAYS.index("hang"))})
     failures = []
-
-    def step():
-        try:
-            env.step("a")
-        except EnvironmentFailure as failure:
-            failures.append(failure)
-
-    thread = threading.Thread(target=step)
-    thread.start()
+    thread = step_aside(env, failures)
     time.sleep(0.2)
     begun = time.monotonic()
     env.close()
@@ -201,6 +207,7 @@ def test_a_process_is_worn_out_after_its_episodes_or_with_half_of_its_memory(ser
     large = start(server, config("tests.envs.foreign:ForeignEnv", {"holds": 200 << 20}, memory_bytes=300 << 20))
     assert large.worn_out(), "200 MiB of 300"
     large.close()
+    assert large.worn_out(), "it ended"
 
 
 def test_a_close_that_hangs_is_cut_short(server):
@@ -218,7 +225,7 @@ def test_an_environment_is_closed_by_its_own_close(server, tmp_path):
     env.close()
 
 
-# ---- whoever is killed, all below goes ---------------------------------------------------------------------------------
+# ---- whoever is killed, all below goes -------------------------------------------------------------------------------
 
 
 def test_a_killed_supervisor_takes_its_processes_along(server):
@@ -235,13 +242,14 @@ def test_daemons_of_a_killed_supervisor_are_killed_too(server, tmp_path):
     marks = tmp_path / "marks"
     env = start(server, config(kwargs={"marks": str(marks), "also": ""}))
     env.reset(options={"task": env.task(WAYS.index("fork"))})
-    thread = threading.Thread(target=lambda: pytest.raises(EnvironmentFailure, env.step, "a"))
-    thread.start()
+    failures = []
+    thread = step_aside(env, failures)
     deadline = time.monotonic() + 10
     while not marks.exists() or len(marks.read_text().split()) < 6:
         assert time.monotonic() < deadline
     os.kill(env.process.supervisor, signal.SIGKILL)
     thread.join(10)
+    assert len(failures) == 1
     assert ended([int(line) for line in marks.read_text().split()]) == []
     env.close()
 
@@ -308,7 +316,7 @@ def test_an_environment_opened_alone_ends_with_its_fork_server():
 def test_limits_of_open_files_are_raised():
     import resource
 
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     code = (
         f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (256, {hard}))\n"
         "from envs.processes import ForkServer; ForkServer(); print(*resource.getrlimit(resource.RLIMIT_NOFILE))"

@@ -352,3 +352,13 @@ def test_the_generated_shop_has_tau_benchs_form():
         "cancelled",
     }
     assert generated_tasks.WISHES.keys() <= {order["status"] for order in tables["orders"].values()}
+
+
+def test_too_many_failed_calls_end_an_episode_without_reward_even_where_the_database_is_right():
+    env = RetailEnv(max_tool_errors=2)
+    env.reset(options={"task": {**env.task(0), "actions": [], "outputs": []}})
+    call = env.write_call("get_order_details", {"order_id": "#none"})
+    assert env.step(call)[2] is False
+    _, reward, terminated, _, info = env.step(call)
+    assert (reward, terminated, info["status"]) == (0.0, True, "tool_error")
+    env.close()

@@ -245,3 +245,28 @@ def test_unknown_parser_is_refused():
 def test_an_environment_without_tools_is_refused():
     with pytest.raises(ValueError, match="Bare has no tools: mark at least one method with @tool"):
         type("Bare", (ToolEnv,), {})()
+
+
+def test_so_many_failed_calls_end_an_episode_as_tool_error():
+    env = Till(max_tool_errors=3)
+    good, wrong, broken = format_hermes("add", {"amount": 1}), format_hermes("sub", {}), "<tool_call>{</tool_call>"
+    for _ in range(2):  # the count begins anew with each episode
+        env.reset(seed=0)
+        assert env.step(wrong + good)[2:4] == (False, False)
+        assert env.step(good)[2:4] == (False, False)
+        observation, reward, terminated, truncated, info = env.step(broken + good + wrong)
+        assert (reward, terminated, truncated, info["status"]) == (0.0, True, False, "tool_error")
+        assert info["metrics"] == {"tool_calls": 3.0, "tool_errors": 2.0}
+        assert len(observation) == 3, "the model's last calls are answered, for the record"
+    env.reset(seed=0)
+    env.step(wrong + wrong)
+    assert env.step("no call")[4]["status"] == "finished"
+
+
+def test_without_a_limit_on_errors_an_episode_goes_on_to_its_last_turn():
+    env = Till(max_turns=5)
+    env.reset(seed=0)
+    ends = [env.step(format_hermes("sub", {}))[2:4] for _ in range(5)]
+    assert ends == [(False, False)] * 4 + [(False, True)]
+    with pytest.raises(ConfigError, match=r"environment\.kwargs\.max_tool_errors must be >= 1, got 0"):
+        Till(max_tool_errors=0)

@@ -7,6 +7,7 @@ import time
 import pytest
 
 from configs.errors import ConfigError
+from envs.processes import EnvironmentFailure
 from orchestrator.environment_threads import EnvironmentThreads
 from tests.orchestrator.fakes import takes_less_than
 
@@ -92,7 +93,7 @@ def test_calls_that_compute_are_waited_for_and_those_that_wait_are_not():
     def compute():
         sum(range(20_000))
 
-    threads = EnvironmentThreads(2, timeout_s=30)
+    threads = EnvironmentThreads(8, timeout_s=30)
     for owner in range(200):
         threads.start(owner, compute)
     assert len(collect_all(threads)) == 200
@@ -100,7 +101,7 @@ def test_calls_that_compute_are_waited_for_and_those_that_wait_are_not():
         threads.start(owner, compute)
     assert len(threads.collect(patience_s=20, wait_for_one=False)) == 20
 
-    waiting, hang = EnvironmentThreads(2, timeout_s=30), threading.Event()
+    waiting, hang = EnvironmentThreads(8, timeout_s=30), threading.Event()
     for owner in range(20):
         waiting.start(owner, lambda: time.sleep(0.01))
     assert len(collect_all(waiting)) == 20
@@ -156,3 +157,91 @@ def test_the_traceback_of_an_environment_is_logged_once(caplog):
     assert len(collect_all(threads)) == 5
     assert caplog.text.count("in broken") == 1
     assert "KeyError: 'missing'" in caplog.text
+
+
+def learn(threads, kind, call, count=12):
+    for owner in range(count):
+        threads.start(owner, call, kind)
+    collect_all(threads)
+
+
+def test_calls_that_wait_get_a_thread_each_and_those_that_compute_do_not():
+    now, most, lock = 0, 0, threading.Lock()
+
+    def call(seconds):
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        if seconds:
+            time.sleep(seconds)
+        else:
+            sum(range(50_000))
+        with lock:
+            now -= 1
+
+    threads = EnvironmentThreads(100, timeout_s=30)
+    learn(threads, "waits", lambda: call(0.02))
+    learn(threads, "computes", lambda: call(0))
+    for kind, seconds, count in (("computes", 0, 64), ("waits", 0.3, 64)):
+        most = 0
+        for owner in range(count):
+            threads.start(owner, lambda s=seconds: call(s), kind)
+        begun = time.monotonic()
+        collect_all(threads)
+        if kind == "waits":
+            assert 20 < most <= 64, "far more than 8 at a time"
+            assert time.monotonic() - begun < 0.3 * 64 / 8, "it takes less than with 8 threads"
+        else:
+            assert most <= 8
+
+
+def test_calls_queued_before_it_is_known_that_they_wait_are_not_kept_behind_each_other():
+    threads = EnvironmentThreads(64, timeout_s=30)
+    begun = time.monotonic()
+    for owner in range(64):
+        threads.start(owner, lambda: time.sleep(0.3))
+    outcomes = []
+    while len(outcomes) < 64:
+        outcomes += threads.collect(patience_s=0, wait_for_one=True)
+    assert time.monotonic() - begun < 1.6, "2.4 s with 8 threads, 0.6 s when the first 8 have shown it"
+    assert sorted(o.owner for o in outcomes) == list(range(64))
+
+
+def test_the_number_of_threads_is_bounded():
+    before = threading.active_count()
+    threads = EnvironmentThreads(20, timeout_s=30)
+    learn(threads, "waits", lambda: time.sleep(0.01))
+    for owner in range(60):
+        threads.start(owner, lambda: time.sleep(0.05), "waits")
+    assert threading.active_count() - before == 20
+    assert len(collect_all(threads)) == 60
+    threads.close()
+
+
+def test_a_dropped_call_does_not_return_and_its_thread_is_replaced():
+    hang = threading.Event()
+    threads = EnvironmentThreads(1, timeout_s=30)
+    threads.start("dropped", hang.wait)
+    threads.start("queued and dropped", hang.wait)
+    threads.start("kept", lambda: 3)
+    time.sleep(0.05)
+    threads.drop("dropped")
+    threads.drop("queued and dropped")
+    threads.drop("unknown")
+    with takes_less_than(10):
+        assert [(o.owner, o.value) for o in collect_all(threads)] == [("kept", 3)]
+    hang.set()
+
+
+def test_a_process_that_fails_tells_its_status_and_is_logged_once_per_place(caplog):
+    def fail(place):
+        error = EnvironmentFailure("timed_out", "it was late", place)
+        error.add_note("what it said")
+        raise error
+
+    threads = EnvironmentThreads(2, timeout_s=30)
+    for place in ("here", "here", "there"):
+        threads.start(place, lambda p=place: fail(p))
+    assert [o.failure for o in collect_all(threads)] == [("timed_out", "it was late")] * 3
+    assert caplog.text.count("what it said") == 2

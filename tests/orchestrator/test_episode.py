@@ -97,6 +97,19 @@ def test_environment_names_its_own_status():
     assert episode.trajectory.status == "tool_error"
 
 
+class OwnStatusEnv(ChainEnv):
+    def step(self, text):
+        observation, reward, _, _, info = super().step(text)
+        return observation, reward, True, False, info | {"status": "great"}
+
+
+def test_a_status_that_is_none_of_the_five_is_an_error_of_the_environment():
+    episode = make(OwnStatusEnv())
+    episode.accept(answer(episode.begin(), "a"))
+    with pytest.raises(ValueError, match=r"must be one of finished, truncated, tool_error, .*, got 'great'"):
+        episode.advance()
+
+
 @pytest.mark.parametrize("reward", [float("nan"), float("inf")])
 def test_reward_that_is_not_finite_is_an_error_of_the_environment(reward):
     episode = make(ChainEnv(reward=reward))

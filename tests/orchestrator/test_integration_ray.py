@@ -14,9 +14,11 @@ import psutil
 import pytest
 import torch
 
+from orchestrator.episode import Sampling
 from orchestrator.launchers import launch
 from orchestrator.loggers import read_metrics
 from orchestrator.rejuvenating import read_tensors
+from orchestrator.steps import TaskOrder, plan_episodes
 from tests.orchestrator.setting import overrides, small_run
 from tests.orchestrator.test_integration_inline import agree_over_updates
 
@@ -60,10 +62,32 @@ def default_sigint():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
+IN_PROCESSES = ["environment.isolation=process", "rollout.env_processes=4", "rollout.env_hosts=2"]
+FITTING = ["rollout.env_cpus=0.25", "rollout.cpus=0.5", "learner.cpus=0.5", "cluster.num_cpus=2"]
+
+
+@pytest.mark.timeout(600)
+def test_environments_in_processes_that_actors_keep_give_the_episodes_of_threads(tmp_path):
+    run_dir = tmp_path / "run"
+    run_dir.mkdir()
+    found = []
+    for isolation in ([], IN_PROCESSES):
+        config = small_run(tmp_path, run_dir, *isolation, *FITTING)
+        jobs = plan_episodes(config, TaskOrder.of(config), 1)
+        with launch(config, run_dir, learners=False) as workers:
+            workers.deliver(workers.read(config.model.sft).handles, 0)
+            batch = workers.generate(jobs, config.environment, Sampling(1.0, config.rollout.max_tokens))
+        found.append([(t.token_ids, t.reward, t.status, t.messages) for t in batch])
+    assert len(found[0]) == 16
+    assert found[0] == found[1]
+    assert (run_dir / "logs" / "environments-1.log").is_file()
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_ctrl_c_leaves_no_process_behind(tmp_path):
-    arguments = overrides(tmp_path, tmp_path / "run", "algorithm.steps=1000")
+@pytest.mark.parametrize("isolation", [[], [*IN_PROCESSES, *FITTING]])
+def test_ctrl_c_leaves_no_process_behind(tmp_path, isolation):
+    arguments = overrides(tmp_path, tmp_path / "run", "algorithm.steps=1000", *isolation)
     with open(tmp_path / "log.txt", "w") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "orchestrator", "run", *arguments],
@@ -77,6 +101,7 @@ def test_ctrl_c_leaves_no_process_behind(tmp_path):
             time.sleep(0.2)
         started = psutil.Process(process.pid).children(recursive=True)
         assert len(started) > 4, "Ray, an engine, a learner"
+        assert any("fork_server" in " ".join(p.cmdline()) for p in started) == bool(isolation)
         os.kill(process.pid, signal.SIGINT)
         assert process.wait(90) == 130
     assert children_alive(started) == []

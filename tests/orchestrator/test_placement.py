@@ -14,6 +14,15 @@ def test_one_bundle_per_rank_and_worker_with_gpus_only_on_cuda():
     assert [b.name for b in bundles(config, rollouts=False)] == ["learner-0", "learner-1"]
 
 
+def test_hosts_of_environments_processes_have_bundles_of_their_own():
+    given = ["rollout.workers=2", "rollout.env_hosts=2", "rollout.env_cpus=3", "learner.ranks=1"]
+    assert len(bundles(run_config(*given))) == 3, "threads need none"
+    config = run_config(*given, "environment.isolation=process")
+    assert bundles(config)[3:] == [Bundle(f"environments-{i}", 3.0, 0) for i in range(4)]
+    assert len(bundles(config, learners=False)) == 6
+    assert [b.name for b in bundles(config, rollouts=False)] == ["learner-0"]
+
+
 def test_bundles_that_fit_are_short_of_nothing():
     wanted = [Bundle("a", 1, 0), Bundle("b", 3, 1), Bundle("c", 4, 0)]
     assert shortage(wanted, [Node(4, 1), Node(4, 0)]) is None

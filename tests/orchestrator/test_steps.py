@@ -3,7 +3,7 @@ import pytest
 from configs.algorithm import AlgorithmConfig
 from orchestrator.steps import TaskOrder, check_usable, describe, groups_of, learn, make_minibatches, plan_episodes
 from policies.losses import Loss
-from policies.trajectory import Trajectory, TurnRecord
+from policies.trajectory import STATUSES, Trajectory, TurnRecord
 from tests.orchestrator.fakes import FakeLearners, run_config
 
 
@@ -131,6 +131,9 @@ def test_figures_of_a_worked_batch():
     assert found["completion_tokens"] == pytest.approx(8 / 3)
     assert found["episode_tokens"] == pytest.approx((3 + 5 + 3) / 3)
     assert found["env/calls"] == 1.0
+    assert {name: found[f"status/{name}"] for name in STATUSES} == {
+        "finished": 0.5, "truncated": 0.25, "tool_error": 0.0, "environment_error": 0.0, "timed_out": 0.25,
+    }  # fmt: skip
 
 
 def test_batch_in_which_every_episode_failed_still_has_figures():

@@ -103,6 +103,7 @@ def test_engine_that_holds_another_version_is_our_bug():
         ("rollout.deterministic=true", "rollout.deterministic"),
         ("learner.ranks=3", "learner.ranks"),
         ("learner.device=cuda", "learner.device"),
+        ("environment.isolation=process", "environment.isolation"),
     ],
 )
 def test_run_that_needs_other_workers_is_refused_by_the_field_that_differs(override, field):
