@@ -17,7 +17,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from envs.conversation import ConversationEnv
+from envs.conversation import STATUSES, ConversationEnv
 from envs.spaces import is_message
 
 LONGEST_EPISODE = 1000
@@ -154,6 +154,9 @@ def _info_is_json(env: Any) -> Iterator[str]:
             return
         if bad := [name for name, value in read.get("metrics", {}).items() if not isinstance(value, int | float)]:
             yield f"{where} has metrics that are no numbers: {bad}."
+            return
+        if read.get("status", "finished") not in STATUSES:
+            yield f"the status of {where} must be one of {', '.join(STATUSES)}, got {read['status']!r}."
             return
 
 

@@ -34,6 +34,8 @@ from envs.spaces import ChatText, Message, Messages, as_messages
 from envs.splits import SHARES, canonical, split_of, task_rng
 
 KWARGS = "environment.kwargs."
+STATUSES = ("finished", "truncated", "tool_error", "environment_error", "timed_out")
+"""How an episode may end; `info["status"]` of its last step is one of them."""
 EVALUATION_TASKS = 1000
 """Number of tasks that a generated split other than `train` offers."""
 _MAX_DRAWS = 10_000
@@ -48,8 +50,8 @@ class Reply:
         reward: reward of this turn; an episode's reward is the sum over its turns.
         terminated: whether the task ended here (the limit on turns is not its business).
         metrics: numbers of this turn, summed over the episode by whoever runs it.
-        status: how the episode ended, where `finished` would not be right: `tool_error`, say (one of
-            `policies.trajectory.STATUSES`).
+        status: how the episode ended, where `finished` would not be right: another of
+            `STATUSES`, `tool_error` say.
     """
 
     messages: str | Sequence[Message] = ()
@@ -66,8 +68,8 @@ class ConversationEnv(gymnasium.Env[tuple[Message, ...], str]):
     episode's state) and `expert_turns` (demonstrations). The task of the running episode is `self.current_task`.
 
     `info` holds `task` (JSON; `reset(options={"task": task})` reproduces the episode), `tools` (JSON schemas, `[]`
-    without tools), `metrics` (floats of this step) and, on the last step, `status` (`finished`, `truncated` or the
-    author's, one of the five that trajectories have).
+    without tools), `metrics` (floats of this step) and, on the last step, `status` (`finished`, `truncated` or what
+    the author's reply says).
 
     Args:
         split: `train`, `heldout`, `ood` or `tuning`: which tasks `task` and `reset` draw. Splits are disjoint.

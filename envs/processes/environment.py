@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
@@ -54,14 +53,17 @@ class ProcessEnv(gymnasium.Env[tuple[Message, ...], str]):
                 wrappers=[asdict(wrapper) for wrapper in environment.wrappers],
                 path=sys.path,
             )
-            if not isinstance(about, Mapping):
-                raise EnvironmentFailure("environment_error", f"the environment's process answered with {about!r:.200}")
+            match about:
+                case {"extras": list(extras), "num_tasks": (int() | None) as num_tasks}:
+                    self.num_tasks: int | None = num_tasks
+                case _:
+                    message = f"the environment's process answered with {str(about)[:200]}"
+                    raise EnvironmentFailure("environment_error", message)
         except BaseException:
             process.close()
             raise
-        self.num_tasks: int | None = about.get("num_tasks")
         for name in ("task", "demonstration"):
-            if name in about.get("extras", ()):
+            if name in extras:
                 setattr(self, name, getattr(self, f"_{name}"))
 
     def reset(

@@ -18,7 +18,7 @@ import sys
 import threading
 
 from envs.process_tree import adopt_orphans, descendants, kill_below, reap
-from envs.processes.process import EnvironmentFailure, EnvironmentProcess
+from envs.processes.process import END_S, EnvironmentFailure, EnvironmentProcess
 from envs.processes.supervisor import supervise
 
 START_S = 120.0
@@ -112,7 +112,7 @@ class ForkServer:
             self._control.close()
         if self._process is not None:
             try:
-                self._process.wait(START_S)
+                self._process.wait(END_S)
             except subprocess.TimeoutExpired:
                 self._process.kill()
         self._process = self._control = None

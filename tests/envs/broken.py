@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from configs.errors import ConfigError
 from envs import ConversationEnv, Reply
@@ -20,10 +21,11 @@ HELD: list[bytearray] = []
 class BrokenEnv(ConversationEnv):
     """Task number n goes wrong as `WAYS[n]` says; `also` begins with some way at once, in the constructor."""
 
-    def __init__(self, *, also: str = "", marks: str = "", **kwargs):
+    def __init__(self, *, also: str = "", marks: str = "", stay_s: float = 0.0, **kwargs):
         super().__init__(**kwargs)
         self.num_tasks = None
         self.marks = marks
+        self.stay_s = stay_s
         self.steps_ever = 0
         if also == "config":
             raise ConfigError("environment.kwargs.also", "must be something else", also, "Say so.")
@@ -87,7 +89,9 @@ class BrokenEnv(ConversationEnv):
             with open(self.marks, "a") as file:
                 file.write(f"{os.getpid()}\n")
             time.sleep(3600)
-        time.sleep(0.3)
+        while not os.path.exists(self.marks) or len(Path(self.marks).read_text().split()) < 6:
+            time.sleep(0.01)
+        time.sleep(self.stay_s)
         os._exit(0)
 
     @staticmethod

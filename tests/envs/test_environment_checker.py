@@ -203,6 +203,7 @@ SCHEMA = {"type": "function", "function": {"name": "add", "parameters": {"type":
     ("base", "members", "problem"),
     [
         (Plain, {"info": {"metrics": {"right": "yes"}}}, "info of reset has metrics that are no numbers: ['right']"),
+        (Plain, {"info": {"status": "great"}}, "the status of info of reset must be one of finished, truncated, "),
         (Plain, {"info": {"metrics": [1.0]}}, "info of reset needs 'metrics' as a dict, got [1.0]"),
         (Plain, {"info": {"task": {"numbers": (1, 2)}}}, "info of reset changes when it is written as JSON"),
         (Plain, {"info": {"tools": [SCHEMA]}}, "tool schemas: tool add has no description"),

@@ -10,7 +10,6 @@ import sys
 import threading
 import time
 
-import psutil
 import pytest
 
 from configs.environment import EnvironmentConfig, WrapperConfig
@@ -18,6 +17,7 @@ from configs.errors import ConfigError
 from envs.process_tree import descendants
 from envs.processes import EnvironmentFailure, ForkServer, ProcessEnv, open_environment
 from envs.registry import make
+from tests.ended import ended
 from tests.envs.broken import WAYS
 
 BROKEN = "tests.envs.broken:BrokenEnv"
@@ -51,23 +51,6 @@ def step_aside(env, failures):
     thread = threading.Thread(target=step)
     thread.start()
     return thread
-
-
-def ended(processes, patience_s=10.0):
-    """Whether all these processes are gone, after a little patience."""
-    deadline = time.monotonic() + patience_s
-    while alive := [pid for pid in processes if psutil.pid_exists(pid) and not is_zombie(pid)]:
-        if time.monotonic() > deadline:
-            return alive
-        time.sleep(0.02)
-    return []
-
-
-def is_zombie(pid):
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
 
 
 # ---- the same as in a thread -----------------------------------------------------------------------------------------
@@ -240,11 +223,11 @@ def test_a_killed_supervisor_takes_its_processes_along(server):
 
 def test_daemons_of_a_killed_supervisor_are_killed_too(server, tmp_path):
     marks = tmp_path / "marks"
-    env = start(server, config(kwargs={"marks": str(marks), "also": ""}))
+    env = start(server, config(kwargs={"marks": str(marks), "stay_s": 3600.0}))
     env.reset(options={"task": env.task(WAYS.index("fork"))})
     failures = []
     thread = step_aside(env, failures)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while not marks.exists() or len(marks.read_text().split()) < 6:
         assert time.monotonic() < deadline
     os.kill(env.process.supervisor, signal.SIGKILL)

@@ -16,8 +16,8 @@ from envs.processes import EnvironmentFailure, ProcessEnv
 from orchestrator.actors import EnvironmentActor
 from orchestrator.environment_hosts import EnvironmentHost, HostedProcesses, value_of
 from orchestrator.launchers import start_local_cluster
+from tests.ended import ended
 from tests.envs.broken import WAYS
-from tests.envs.test_processes import ended
 from tests.orchestrator.fakes import run_config, takes_less_than
 
 BROKEN = EnvironmentConfig("tests.envs.broken:BrokenEnv", {}, isolation="process")

@@ -2,10 +2,12 @@ import threading
 
 import pytest
 
+from envs import conversation
 from envs.retail.environment import RetailEnv
 from orchestrator.episode import Episode, EpisodeJob, Sampling, SharedByGroup
 from policies.engine import Generation
 from policies.rendering import Renderer
+from policies.trajectory import STATUSES
 from tests.orchestrator.fakes import END, ChainEnv, FakeRenderer
 from tests.pico import make_tokenizer
 
@@ -101,6 +103,10 @@ class OwnStatusEnv(ChainEnv):
     def step(self, text):
         observation, reward, _, _, info = super().step(text)
         return observation, reward, True, False, info | {"status": "great"}
+
+
+def test_environments_and_trajectories_know_the_same_statuses():
+    assert conversation.STATUSES == STATUSES
 
 
 def test_a_status_that_is_none_of_the_five_is_an_error_of_the_environment():

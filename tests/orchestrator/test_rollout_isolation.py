@@ -15,8 +15,8 @@ from envs.process_tree import descendants
 from orchestrator.environment_pool import EnvironmentPool, close_aside
 from orchestrator.episode import EpisodeJob, Sampling
 from orchestrator.rollout import EpisodeBatch
+from tests.ended import ended
 from tests.envs.broken import WAYS
-from tests.envs.test_processes import ended
 from tests.orchestrator.fakes import ChainEnv, FakeEngine, FakeWorker, takes_less_than
 
 BROKEN = "tests.envs.broken:BrokenEnv"
