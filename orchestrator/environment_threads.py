@@ -23,6 +23,7 @@ log = logging.getLogger("rejuvenate")
 COMPUTING_THREADS = 8
 """Most threads for calls that compute: more would only take turns with each other, and hold up the engine's."""
 SMOOTHING = 0.02  # how much one call counts in what is usual
+OUTLIER = 4  # how much longer than usual a call counts at most: on a busy machine some are held up
 PATIENCE_FACTOR = 10  # how much longer than usual calls that compute are waited for
 MOST_LOGGED = 100  # different errors of environments; what comes after is in the trajectories
 
@@ -108,7 +109,7 @@ class _Usual:
         """Count one more."""
         if self.seconds == math.inf:
             self.seconds, self.cpu_seconds = seconds, cpu_seconds
-        self.seconds += SMOOTHING * (seconds - self.seconds)
+        self.seconds += SMOOTHING * (min(seconds, OUTLIER * self.seconds) - self.seconds)
         self.cpu_seconds += SMOOTHING * (cpu_seconds - self.cpu_seconds)
 
 

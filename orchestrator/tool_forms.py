@@ -12,6 +12,7 @@ import gymnasium
 
 from configs.environment import EnvironmentConfig
 from configs.model import ModelConfig
+from envs.processes import ProcessEnv
 from envs.tool_calls import AUTO, form_of
 from envs.tool_env import ToolEnv
 
@@ -53,7 +54,9 @@ def check_tool_messages(model: ModelConfig, env: gymnasium.Env[Any, Any]) -> Non
             template's own.
     """
     directory = Path(model.base if model.start == "base" else model.sft)
-    if isinstance(env.unwrapped, ToolEnv) and (directory / "tokenizer.json").is_file():
+    own = env.unwrapped
+    has_tools = own.offers_tools if isinstance(own, ProcessEnv) else isinstance(own, ToolEnv)
+    if has_tools and (directory / "tokenizer.json").is_file():
         from policies.rendering import load_renderer
 
         load_renderer(directory).check_tool_messages()

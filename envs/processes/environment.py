@@ -62,6 +62,8 @@ class ProcessEnv(gymnasium.Env[tuple[Message, ...], str]):
         except BaseException:
             process.close()
             raise
+        self.offers_tools = "tools" in extras
+        """Whether it is a `ToolEnv`."""
         for name in ("task", "demonstration"):
             if name in extras:
                 setattr(self, name, getattr(self, f"_{name}"))

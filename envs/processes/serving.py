@@ -23,6 +23,7 @@ from configs.errors import ConfigError
 from envs.process_tree import die_with_parent
 from envs.processes import wire
 from envs.registry import make
+from envs.tool_env import ToolEnv
 
 READ_OF_INFO = ("task", "tools", "metrics", "status")
 """What training reads of `info`; the rest stays here."""
@@ -92,6 +93,7 @@ class Held:
         self.env = make(environment_id, kwargs, [WrapperConfig(**wrapper) for wrapper in wrappers])
         own = self.env.unwrapped
         extras = [name for name in ("task", "demonstration") if callable(getattr(own, name, None))]
+        extras += ["tools"] if isinstance(own, ToolEnv) else []
         return {"extras": extras, "num_tasks": getattr(own, "num_tasks", None)}
 
     def task(self, index: int) -> Any:

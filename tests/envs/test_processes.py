@@ -17,6 +17,7 @@ from configs.errors import ConfigError
 from envs.process_tree import descendants
 from envs.processes import EnvironmentFailure, ForkServer, ProcessEnv, open_environment
 from envs.registry import make
+from envs.tool_env import ToolEnv
 from tests.ended import ended
 from tests.envs.broken import WAYS
 
@@ -68,6 +69,7 @@ def test_an_environment_in_a_process_is_the_same_as_in_a_thread(server, environm
     there = start(server, config(environment_id, kwargs, wrappers=wrappers))
     assert there.num_tasks == here.unwrapped.num_tasks
     assert there.unwrapped is there
+    assert there.offers_tools is isinstance(here.unwrapped, ToolEnv)
     for index in range(3):
         task = here.unwrapped.task(index)
         assert there.task(index) == task

@@ -10,6 +10,7 @@ from configs.model import ModelConfig
 from envs import tool
 from envs.arithmetic import ArithmeticEnv
 from envs.lookup import LookupEnv
+from envs.processes import open_environment
 from envs.registry import make
 from envs.thinking import without_thinking
 from orchestrator.environment_rendering import rendering_findings
@@ -234,6 +235,10 @@ def test_a_template_that_refuses_tools_is_found_before_anything_starts(tmp_path,
     check_tool_messages(bad, ArithmeticEnv())
     with pytest.raises(ConfigError, match="No tools here!"):
         check_tool_messages(bad, LookupEnv())
+    isolated = open_environment(EnvironmentConfig("rejuvenate/Lookup-v0", isolation="process"))
+    with pytest.raises(ConfigError, match="No tools here!"):
+        check_tool_messages(bad, isolated)
+    isolated.close()
 
 
 def test_env_check_takes_the_form_of_the_models_template_and_notes_what_it_rewrites(capsys, monkeypatch, tmp_path):
