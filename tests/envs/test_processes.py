@@ -268,18 +268,27 @@ envs = [ProcessEnv(server.start(config.memory_bytes), config, 600) for _ in rang
 envs[0].reset(options={"task": {"number": 1}})
 threading.Thread(target=envs[0].step, args=("a",), daemon=True).start()
 print(*descendants(os.getpid()), flush=True)
+if sys.argv[1] == "held":  # a child that was forked holds all connections open
+    if os.fork() == 0:
+        import time
+        time.sleep(15)
+        os._exit(0)
+print("now", flush=True)
 threading.Event().wait()
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
-def test_nothing_outlives_the_process_that_wanted_it(number):
+@pytest.mark.parametrize(
+    ("number", "held"), [(signal.SIGKILL, ""), (signal.SIGINT, ""), (signal.SIGTERM, ""), (signal.SIGKILL, "held")]
+)
+def test_nothing_outlives_the_process_that_wanted_it(number, held):
     process = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [sys.executable, "-c", PROGRAM, held], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     below = [int(pid) for pid in process.stdout.readline().split()]
     assert len(below) == 5, "a fork server, two supervisors, two environments"
+    assert process.stdout.readline() == "now\n"
     process.send_signal(number)
     process.wait(30)
     assert ended(below) == []

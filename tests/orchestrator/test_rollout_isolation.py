@@ -19,6 +19,7 @@ from tests.ended import ended
 from tests.envs.broken import WAYS
 from tests.orchestrator.fakes import ChainEnv, FakeEngine, FakeWorker, takes_less_than
 
+SAMPLING = Sampling(1.0, 8)
 BROKEN = "tests.envs.broken:BrokenEnv"
 
 
@@ -53,7 +54,7 @@ class PooledWorker(FakeWorker):
         self.pool.make_room(len(tasks) * siblings)
         self.pool.begin(environment)
         planned = [EpisodeJob(g, s, task, 10 * g + s) for g, task in enumerate(tasks) for s in range(siblings)]
-        return EpisodeBatch(self, planned, environment, Sampling(1.0, 8)).run()
+        return EpisodeBatch(self, planned, environment, SAMPLING).run()
 
     def close(self):
         self.pool.close()
@@ -151,13 +152,17 @@ def test_an_episode_over_its_own_limit_times_out_wherever_it_is(deterministic):
     worker = FakeWorker(settings, FakeEngine(), LongEnv)
     planned = [EpisodeJob(task, 0, task, task) for task in (0, 1, 2)]
     with takes_less_than(20):
-        found = EpisodeBatch(worker, planned, EnvironmentConfig(id="unused"), Sampling(1.0, 8)).run()
+        found = EpisodeBatch(worker, planned, EnvironmentConfig(id="unused"), SAMPLING).run()
     assert [t.status for t in found] == ["timed_out", "timed_out", "finished"]
     assert {t.error for t in found[:2]} == {"not over after rollout.episode_timeout_s = 0.5 s"}
     assert 0.4 < found[1].seconds < 10
     assert len(found[1].turns) > 2
     assert len(worker.discarded) == 2
     hang.set()
+    time.sleep(0.1)
+    worker.engine.submitted.clear()
+    later = EpisodeBatch(worker, [EpisodeJob(2, s, 2, s) for s in range(4)], EnvironmentConfig(id="unused"), SAMPLING)
+    assert [t.status for t in later.run()] == ["finished"] * 4, "what came late does not reach the next batch"
 
 
 def test_an_episode_over_its_limit_while_it_decodes_leaves_the_engine():
@@ -166,7 +171,7 @@ def test_an_episode_over_its_limit_while_it_decodes_leaves_the_engine():
     worker = FakeWorker(settings, engine, ChainEnv)
     planned = [EpisodeJob(task, 0, task, task) for task in range(2)]
     with takes_less_than(20):
-        found = EpisodeBatch(worker, planned, EnvironmentConfig(id="unused"), Sampling(1.0, 8)).run()
+        found = EpisodeBatch(worker, planned, EnvironmentConfig(id="unused"), SAMPLING).run()
     assert [t.status for t in found] == ["timed_out"] * 2
     assert sorted(engine.aborted) == ["0-0-0", "1-0-0"]
 
@@ -183,7 +188,7 @@ def test_time_before_an_episode_begins_does_not_count():
     planned = [EpisodeJob(task, 0, task, task) for task in range(8)]
     environment = EnvironmentConfig(id="unused", isolation="process")  # one at a time: 8 times 0.2 s
     object.__setattr__(settings, "env_processes", 1)
-    found = EpisodeBatch(worker, planned, environment, Sampling(1.0, 8)).run()
+    found = EpisodeBatch(worker, planned, environment, SAMPLING).run()
     assert [t.status for t in found] == ["finished"] * 8
 
 
