@@ -62,16 +62,16 @@ def default_sigint():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-IN_PROCESSES = ["environment.isolation=process", "rollout.env_processes=4", "rollout.env_hosts=2"]
+IN_PROCESSES = ["environment.isolation=process", "rollout.env_processes=16", "rollout.env_hosts=2"]
 FITTING = ["rollout.env_cpus=0.25", "rollout.cpus=0.5", "learner.cpus=0.5", "cluster.num_cpus=2"]
 
 
 @pytest.mark.timeout(600)
 def test_environments_in_processes_that_actors_keep_give_the_episodes_of_threads(tmp_path):
-    run_dir = tmp_path / "run"
-    run_dir.mkdir()
     found = []
     for isolation in ([], IN_PROCESSES):
+        run_dir = tmp_path / f"run{len(isolation)}"
+        run_dir.mkdir()
         config = small_run(tmp_path, run_dir, *isolation, *FITTING)
         jobs = plan_episodes(config, TaskOrder.of(config), 1)
         with launch(config, run_dir, learners=False) as workers:
