@@ -77,14 +77,14 @@ def rejuvenate(*arguments, timeout_s=300):
 def test_suite_of_several_environments_outlives_a_broken_one(tmp_path):
     out = tmp_path / "new" / "results.json"
     suite = write_suite(tmp_path)
-    done = rejuvenate("eval", MATH, suite, "launcher=inline", "rollout.max_model_len=96", "--out", out)
+    done = rejuvenate("eval", MATH, suite, "launcher=inline", "rollout.max_model_len=160", "--out", out)
     assert done.returncode == 1, done.stderr
     assert "rejuvenate: not measured: broken" in done.stderr
     assert "Traceback" not in done.stderr
     text = json.loads(out.read_text())
     assert text["checkpoint"] == MATH
     assert text["complete"]
-    assert text["rollout"]["max_model_len"] == 96
+    assert text["rollout"]["max_model_len"] == 160
     sums, broken, lookup, choice = read(out).sets
     assert sums.greedy == greedy_answers(16), "as transformers decodes"
     assert 0 < sum(sums.greedy) < 16, "else the comparison says little"
@@ -134,9 +134,8 @@ def test_run_is_evaluated_on_a_suite_and_compared_in_one_table(tmp_path):
         "checkpoint.every_steps=0",
     ]
     for name, start in (("over", "sft"), ("repaired", "rejuvenated")):
-        done = rejuvenate(
-            "run", "configs/math_toy.yaml", suite, *small, f"model.start={start}", "launcher=inline", f"run_dir={tmp_path}/{name}"
-        )  # fmt: skip
+        where = ["launcher=inline", f"run_dir={tmp_path}/{name}"]
+        done = rejuvenate("run", "configs/math_toy.yaml", suite, *small, *where, f"model.start={start}")
         assert done.returncode == 0, done.stderr[-3000:]
         assert "broken: out of distribution" in done.stdout
         found = read_all(tmp_path / name)
