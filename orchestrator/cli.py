@@ -71,7 +71,7 @@ def run(arguments: ConfigArguments) -> None:
     console = Console()
     result = run_all(config, console)
     arm = Arm.read(result.run_dir)
-    _print([table([arm]), LEGEND])
+    _print([table([arm]), "", LEGEND])
     plot([arm], result.run_dir / "curves.png")
     console.say(f"policy: {result.run_dir / 'final'}")
     console.say(f"curves: {result.run_dir / 'curves.png'}")
@@ -121,7 +121,7 @@ def evaluate(
     if out is not None:
         check_out(out)
     result = evaluate_checkpoint(config, Console(), out)
-    _print([table([Arm("", [result], [])]), LEGEND])
+    _print([table([Arm("", [result], [])]), "", LEGEND])
     if out is not None:
         typer.echo(f"results: {out}")
     missing = [s.name for s in result.sets if not s.measured]
@@ -196,7 +196,7 @@ def compare(
     from orchestrator.evaluation_table import LEGEND, table
 
     arms = [Arm.read(run_dir) for run_dir in runs]
-    _print([table(arms), LEGEND])
+    _print([table(arms), "", LEGEND])
     plot(arms, output)
     typer.echo(f"curves: {output}")
 

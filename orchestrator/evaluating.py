@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -33,8 +34,9 @@ def evaluate_checkpoint(config: RunConfig, console: Console, out: Path | None = 
     about = {"checkpoint": config.model.sft, "versions": versions()} | settings(config)
     results: list[SetResult] = []
     try:
-        with launch(config, folder, learners=False) as workers:
+        with contextlib.ExitStack() as open_workers:
             with console.stage("engines ready"):
+                workers = open_workers.enter_context(launch(config, folder, learners=False))
                 workers.deliver(workers.read(config.model.sft).handles, 0)
             for task_set in task_sets(config):
                 with console.stage(f"evaluated on {task_set.name}"):

@@ -18,6 +18,7 @@ from orchestrator.evaluation import (
     standard_error,
     write,
 )
+from orchestrator.intervals import proportion
 from orchestrator.task_sets import TaskSet
 from policies.trajectory import Trajectory
 
@@ -69,6 +70,13 @@ def test_values_per_task():
     assert last.per_task("pass@1") == [1.0, 0.5, 0.5, 0.0]
     assert last.per_task("pass@k") == pytest.approx([1.0, 5 / 6, 5 / 6, 0.0])
     assert last.per_task("signal") == [0.0, 1.0, 1.0, 0.0]
+
+
+def test_interval_counts_samples_where_there_are_some():
+    found = result(greedy=[1.0, 0.0] * 5, correct=[2] * 10)
+    assert found.interval("greedy") == proportion([1.0, 0.0] * 5)
+    assert found.interval("pass@1") == proportion([0.5] * 10, samples=4)
+    assert found.interval("pass@1").high < found.interval("greedy").high
 
 
 def test_set_that_could_not_be_measured_has_no_figures_but_its_failures():

@@ -42,7 +42,12 @@ def write_suite(folder: Path) -> Path:
             "tasks": 16,
             "max_tokens": 24,
         },
-        {"name": "broken", "kind": "ood", "environment": f"{__name__}:Broken", "tasks": 3},
+        {
+            "name": "broken",
+            "kind": "ood",
+            "environment": "tests.orchestrator.test_integration_suite:Broken",
+            "tasks": 3,
+        },
         {
             "name": "lookup",
             "kind": "ood",
