@@ -53,8 +53,8 @@ def validate(arguments: list[str]):  # type: ignore[no-untyped-def]
     config = load_config(arguments)
     shape = check_model(config.model)
     check_rejuvenation(config.model, config.rejuvenation)
-    try_environment(config.environment)
-    check(task_sets(config))
+    try_environment(config.environment, config.model)
+    check(task_sets(config), config.model)
     check_free(resolve_run_dir(config), config.resume)
     return config, shape
 
@@ -143,7 +143,7 @@ def validate_evaluation(checkpoint: str, arguments: list[str]):  # type: ignore[
     if not config.evaluation.sets:
         fix = "Add an evaluation suite, configs/suites/math_toy.yaml, say."
         raise ConfigError("evaluation.sets", "must hold at least one task set", [], fix)
-    check(task_sets(config))
+    check(task_sets(config), config.model)
     return config
 
 

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 
 from configs.environment import SETS, EnvironmentConfig, EvaluationConfig, EvaluationSetConfig
 from configs.errors import ConfigError
+from configs.model import ModelConfig
 from configs.run import RunConfig
 from envs.registry import make
+from orchestrator.environment_pool import close_quietly
+from orchestrator.tool_forms import check_tool_messages
 
 KINDS = {"id": "in distribution", "ood": "out of distribution"}
 """Kind of a set, for people: whether its tasks are like those of training."""
@@ -85,37 +88,43 @@ def settle(
     )
 
 
-def check(sets: Sequence[TaskSet]) -> None:
+def check(sets: Sequence[TaskSet], model: ModelConfig) -> None:
     """Make the environment of every set once.
 
+    Args:
+        sets: of an evaluation.
+        model: what acts in them.
+
     Raises:
-        ConfigError: one that cannot be made, or that has fewer tasks than the set.
+        ConfigError: one that cannot be made, that has fewer tasks than the set, or whose tools the model's chat
+            template does not take.
     """
     for task_set in sets:
         section = f"{SETS}{task_set.name}."
-        most = try_environment(task_set.environment, section)
+        most = try_environment(task_set.environment, model, section)
         if most is not None and task_set.tasks > most:
             rule = f"must be <= {most}, the number of tasks of its environment"
             raise ConfigError(section + "tasks", rule, task_set.tasks, f"Set it to {most}.")
 
 
-def try_environment(environment: EnvironmentConfig, section: str | None = None) -> int | None:
+def try_environment(environment: EnvironmentConfig, model: ModelConfig, section: str | None = None) -> int | None:
     """Make an environment and close it.
 
     Args:
         environment: any.
+        model: what acts in it.
         section: what its fields begin with in messages, where it belongs to a set.
 
     Returns:
         The number of its tasks; None: as many as wanted.
 
     Raises:
-        ConfigError: whatever is wrong with it, in the fields of `section`.
+        ConfigError: whatever is wrong with it, in the fields of `section`; or the model's chat template does not take
+            its tools.
     """
     try:
         env = make(environment.id, environment.kwargs, environment.wrappers)
         most = getattr(env.unwrapped, "num_tasks", None)
-        env.close()
     except ConfigError as error:
         if section is None:
             raise
@@ -127,6 +136,10 @@ def try_environment(environment: EnvironmentConfig, section: str | None = None) 
         raise ConfigError(
             field, f"must name an environment that can be made ({reason})", environment.id, fix
         ) from error
+    try:
+        check_tool_messages(model, env)
+    finally:
+        close_quietly(env)
     return most
 
 

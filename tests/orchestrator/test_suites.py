@@ -53,7 +53,7 @@ def test_every_shipped_suite_evaluates_a_checkpoint_alone(suite):
 def test_every_shipped_suite_takes_the_place_of_its_run_s_sets(suite):
     run, alone = load([RUNS[suite.stem]]), cli.validate_evaluation("organisation/name", [str(suite)])
     config = load([RUNS[suite.stem], suite])
-    check(task_sets(config))
+    check(task_sets(config), config.model)
     assert task_sets(config) == task_sets(alone), "the same sets, whatever the run is"
     assert config.rollout == run.rollout, "engines as the run has them"
 

@@ -6,6 +6,7 @@ from configs.errors import ConfigError
 from configs.loader import load
 from orchestrator.task_sets import check, task_sets, try_environment
 from tests.orchestrator.fakes import run_config
+from tests.pico import make_checkpoint
 
 LIMIT = "{id: gymnasium.wrappers:TimeLimit, kwargs: {max_episode_steps: 2}}"
 
@@ -15,6 +16,10 @@ class Fragile(gymnasium.Env):
 
     def __init__(self, cause: str = "database") -> None:
         raise KeyError(f"no {cause}\nat all")
+
+
+def check_config(config):
+    check(task_sets(config), config.model)
 
 
 def test_set_without_an_environment_of_its_own_lays_its_arguments_over_those_of_training():
@@ -98,19 +103,29 @@ def test_without_a_training_environment_every_set_needs_its_own():
 def test_environment_of_a_set_that_cannot_be_made_is_named_in_the_set_s_own_fields(fields, message):
     config = run_config(f"evaluation.sets=[{{name: ok, tasks: 2}}, {{name: x, tasks: 2, {fields}}}]")
     with pytest.raises(ConfigError, match=message) as caught:
-        check(task_sets(config))
+        check_config(config)
     assert "\n" not in str(caught.value)
 
 
 def test_more_tasks_than_the_environment_has_are_refused(tmp_path):
     (tmp_path / "q.jsonl").write_text('{"question": "1+1", "answer": "#### 2"}\n' * 3)
     own = f"environment: envs.question_answer:QuestionAnswerEnv, kwargs: {{path: {tmp_path}/q.jsonl}}"
-    check(task_sets(run_config(f"evaluation.sets=[{{name: x, tasks: 3, {own}}}]")))
+    check_config(run_config(f"evaluation.sets=[{{name: x, tasks: 3, {own}}}]"))
     with pytest.raises(ConfigError, match=r"^evaluation\.sets\.x\.tasks must be <= 3, .* got 4"):
-        check(task_sets(run_config(f"evaluation.sets=[{{name: x, tasks: 4, {own}}}]")))
+        check_config(run_config(f"evaluation.sets=[{{name: x, tasks: 4, {own}}}]"))
 
 
 def test_training_environment_that_cannot_be_made_is_the_user_s_to_mend():
     config = run_config("environment.id=tests.orchestrator.test_task_sets:Fragile", "environment.kwargs.cause=host")
     with pytest.raises(ConfigError, match=r"^environment\.id must name an environment that can be made .*no host"):
-        try_environment(config.environment)
+        try_environment(config.environment, config.model)
+
+
+def test_template_that_refuses_the_tools_of_a_set_is_found_before_anything_starts(tmp_path):
+    template = make_checkpoint(tmp_path / "sft") / "chat_template.jinja"
+    tools = "messages | selectattr('role', 'equalto', 'tool') | list"
+    template.write_text(f"{{% if {tools} %}}{{{{ raise_exception('No!') }}}}{{% endif %}}" + template.read_text())
+    given = [f"model.sft={tmp_path}/sft", "evaluation.sets=[{name: a, tasks: 2}]"]
+    check_config(run_config(*given))
+    with pytest.raises(ConfigError, match="it says 'No!'"):
+        check_config(run_config(given[0], "evaluation.sets=[{name: a, tasks: 2, environment: rejuvenate/Lookup-v0}]"))
