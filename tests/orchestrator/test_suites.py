@@ -69,3 +69,10 @@ def test_the_first_set_is_the_run_s_own_held_out_set(suite):
 def test_every_shipped_suite_is_packaged(suite):
     patterns = tomllib.loads(Path("pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["configs"]
     assert any(fnmatch.fnmatch(str(suite.relative_to("configs")), pattern) for pattern in patterns)
+
+
+def test_the_documented_suite_is_one(tmp_path):
+    text = Path("docs/environments.md").read_text().partition("## Evaluation suites")[2]
+    (tmp_path / "suite.yaml").write_text(text.partition("```yaml\n")[2].partition("```")[0])
+    config = cli.validate_evaluation("organisation/name", [str(tmp_path / "suite.yaml")])
+    assert [(s.name, s.kind, s.samples) for s in task_sets(config)] == [("heldout", "id", 8), ("lookup", "ood", 4)]
