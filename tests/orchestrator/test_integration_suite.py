@@ -73,7 +73,7 @@ def write_suite(folder: Path) -> Path:
     return file
 
 
-def rejuvenate(*arguments, timeout_s=300):
+def rejuvenate(*arguments, timeout_s=500):
     """Run the command in a process of its own."""
     command = [sys.executable, "-m", "orchestrator", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
