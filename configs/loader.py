@@ -170,6 +170,8 @@ def check_keys(layer: Mapping[str, Any], schema: Any, prefix: str) -> None:
             near = difflib.get_close_matches(str(key), known, n=1)
             fix = f"Did you mean {prefix}{near[0]}?" if near else f"Known here: {', '.join(known)}."
             raise ConfigError(f"{prefix}{key}", "must be a known field", value, fix)
+        if isinstance(value, Mapping) and hints[key] in (str, str | None):  # OmegaConf would not say in which item
+            raise ConfigError(f"{prefix}{key}", "must be a text", value, f"Write `{key}: TEXT`.")
         inner = [t for t in (hints[key], *get_args(hints[key])) if is_dataclass(t)]
         if not inner:
             continue

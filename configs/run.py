@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from configs import bounds
 from configs.algorithm import AlgorithmConfig
 from configs.cluster import ClusterConfig
-from configs.environment import EnvironmentConfig, EvaluationConfig
+from configs.environment import SETS, EnvironmentConfig, EvaluationConfig
 from configs.errors import ConfigError
 from configs.learner import LearnerConfig
 from configs.model import ModelConfig
@@ -94,3 +94,11 @@ class RunConfig:
                 self.rollout.max_tokens,
                 "Leave room for the prompt.",
             )
+        for task_set in self.evaluation.sets:
+            if task_set.max_tokens is not None and task_set.max_tokens >= self.rollout.max_model_len:
+                raise ConfigError(
+                    f"{SETS}{task_set.name}.max_tokens",
+                    f"must be below rollout.max_model_len ({self.rollout.max_model_len})",
+                    task_set.max_tokens,
+                    "Leave room for the prompt, or raise rollout.max_model_len.",
+                )

@@ -13,8 +13,9 @@ from pathlib import Path
 from rich.console import Console as RichConsole
 
 from examples.arms import ARMS, arm_config, run_arm
-from orchestrator.compare import LEGEND, Arm, plot, tables
+from orchestrator.compare import Arm, plot
 from orchestrator.console import Console
+from orchestrator.evaluation_table import LEGEND, table
 from orchestrator.launchers import launch
 
 SHOWN = ("over", "rejuvenated")
@@ -78,8 +79,7 @@ def main() -> None:
 
     for task, found in arms.items():
         rich.rule(f"results: {TITLES[task]}")
-        for table in tables(found):
-            rich.print(table)
+        rich.print(table(found))
         plot(found, folder / f"{task}.png", TITLES[task])
     rich.print(LEGEND)
     if options.quick:

@@ -20,7 +20,7 @@ from configs.run import RunConfig
 from examples.arms import ARMS, BUILT, arm_config, is_finished, run_arm
 from examples.toy.ladder import ensure_rung
 from orchestrator.bootstrap import Interval, interval
-from orchestrator.compare import Arm, change, per_task, plot
+from orchestrator.compare import Arm, change, plot
 from orchestrator.console import Console
 from orchestrator.launchers import launch
 from orchestrator.run_directory import write_atomic
@@ -58,8 +58,8 @@ def arm_folder(arm: str, seed: int) -> str:
 
 def matrices(arms: list[Arm], set_name: str, measure: str) -> tuple[np.ndarray, np.ndarray]:
     """[seeds, problems] before and after RL."""
-    before = np.array([per_task(a.evaluations[0].by_name(set_name), measure) for a in arms])
-    after = np.array([per_task(a.evaluations[-1].by_name(set_name), measure) for a in arms])
+    before = np.array([a.evaluations[0].by_name(set_name).per_task(measure) for a in arms])
+    after = np.array([a.evaluations[-1].by_name(set_name).per_task(measure) for a in arms])
     return before, after
 
 
@@ -80,8 +80,10 @@ def claims(arms: dict[str, dict[int, Arm]], set_name: str) -> dict[str, Interval
 
 def mean_changes(arms: list[Arm], set_name: str, measure: str) -> tuple[float, float, float, float]:
     """Before, after, gain and area, means over seeds."""
-    found = [change(a.evaluations, set_name, measure) for a in arms]
-    return tuple(float(np.mean([getattr(c, n) for c in found])) for n in ("before", "after", "gain", "area"))  # type: ignore[return-value]
+    found = [change(a.on(set_name), measure) for a in arms]
+    rows = np.array([(c.before.mean, c.after.mean, c.gain.mean, c.area) for c in found])
+    before, after, gain, area = rows.mean(axis=0).tolist()
+    return before, after, gain, area
 
 
 def report(

@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean with its 95 % percentile interval."""
+    """A mean with its 95 % interval."""
 
     mean: float
     low: float
@@ -21,7 +21,7 @@ class Interval:
 
 
 def interval(values: np.ndarray, resamples: int = 10_000, seed: int = 0) -> Interval:
-    """95 % interval of the mean of `values`, resampling both axes with replacement (crossed bootstrap).
+    """95 % percentile interval of the mean of `values`, resampling both axes with replacement (crossed bootstrap).
 
     All seeds solve the same problems, so rows and columns are drawn independently of each other (the pigeonhole
     bootstrap, Owen 2007, Annals of Applied Statistics 1(2)); it is conservative.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -45,29 +44,18 @@ def is_file_name(argument: str) -> bool:
     return argument.endswith((".yaml", ".yml")) or "=" not in argument
 
 
-def validate(arguments: list[str], *, fresh_run: bool = True):  # type: ignore[no-untyped-def]
+def validate(arguments: list[str]):  # type: ignore[no-untyped-def]
     """Everything that can be checked before something expensive starts; returns the config and the model's shape."""
     from configs.checkpoint import check_model, check_rejuvenation
-    from envs.processes import open_environment
     from orchestrator.run_directory import check_free, resolve_run_dir
-    from orchestrator.tool_forms import check_tool_messages
+    from orchestrator.task_sets import check, task_sets, try_environment
 
     config = load_config(arguments)
     shape = check_model(config.model)
     check_rejuvenation(config.model, config.rejuvenation)
-    environment = config.environment
-    env = open_environment(environment)
-    check_tool_messages(config.model, env)
-    env.close()
-    for task_set in config.evaluation.sets:
-        env = open_environment(replace(environment, kwargs={**environment.kwargs, **task_set.kwargs}))
-        most = getattr(env.unwrapped, "num_tasks", None)
-        env.close()
-        if most is not None and task_set.tasks > most:
-            rule = f"must be <= {most}, the number of tasks of its environment"
-            raise ConfigError(f"evaluation.sets.{task_set.name}.tasks", rule, task_set.tasks, f"Set it to {most}.")
-    if fresh_run:
-        check_free(resolve_run_dir(config), config.resume)
+    try_environment(config.environment, config.model)
+    check(task_sets(config), config.model)
+    check_free(resolve_run_dir(config), config.resume)
     return config, shape
 
 
@@ -75,14 +63,15 @@ def validate(arguments: list[str], *, fresh_run: bool = True):  # type: ignore[n
 def run(arguments: ConfigArguments) -> None:
     """Diagnose and rejuvenate the SFT checkpoint, then train it with RL."""
     config, _ = validate(arguments)
-    from orchestrator.compare import LEGEND, Arm, plot, tables
+    from orchestrator.compare import Arm, plot
     from orchestrator.console import Console
+    from orchestrator.evaluation_table import LEGEND, table
     from orchestrator.running import run as run_all
 
     console = Console()
     result = run_all(config, console)
     arm = Arm.read(result.run_dir)
-    _print([*tables([arm]), LEGEND])
+    _print([table([arm]), "", LEGEND])
     plot([arm], result.run_dir / "curves.png")
     console.say(f"policy: {result.run_dir / 'final'}")
     console.say(f"curves: {result.run_dir / 'curves.png'}")
@@ -117,15 +106,45 @@ def plan(
 def evaluate(
     checkpoint: Annotated[str, typer.Argument(help="A Hugging Face directory, a hub name, or a run directory.")],
     arguments: ConfigArguments,
+    out: Annotated[Path | None, typer.Option(help="Where to write the results as JSON, task by task.")] = None,
 ) -> None:
-    """Evaluate a checkpoint on the task sets of a configuration."""
-    location = str(Path(checkpoint) / "final") if (Path(checkpoint) / "config.yaml").is_file() else checkpoint
-    config, _ = validate(
-        [*arguments, f"model.base={location}", f"model.sft={location}", "model.start=sft"], fresh_run=False
-    )
-    from orchestrator.evaluating import evaluate_checkpoint, table
+    """Evaluate a checkpoint on an evaluation suite, or on the task sets of a run's configuration.
 
-    _print([table(evaluate_checkpoint(config))])
+    Exit code 1 where a set could not be measured; the others are shown all the same.
+    """
+    config = validate_evaluation(checkpoint, arguments)
+    from orchestrator.compare import Arm
+    from orchestrator.console import Console
+    from orchestrator.evaluating import check_out, evaluate_checkpoint
+    from orchestrator.evaluation_table import LEGEND, table
+
+    if out is not None:
+        check_out(out)
+    result = evaluate_checkpoint(config, Console(), out)
+    _print([table([Arm("", [result], [])]), "", LEGEND])
+    if out is not None:
+        typer.echo(f"results: {out}")
+    missing = [s.name for s in result.sets if not s.measured]
+    if missing:
+        typer.echo(f"rejuvenate: not measured: {', '.join(missing)}", err=True)
+        raise typer.Exit(1)
+
+
+def validate_evaluation(checkpoint: str, arguments: list[str]):  # type: ignore[no-untyped-def]
+    """Check an evaluation as far as possible before engines start; a training environment is not needed."""
+    from configs.checkpoint import is_hub_name, read_config
+    from orchestrator.task_sets import check, task_sets
+
+    location = str(Path(checkpoint) / "final") if (Path(checkpoint) / "config.yaml").is_file() else checkpoint
+    model = [f"model.base={location}", f"model.sft={location}", "model.start=sft"]
+    config = load_config([*arguments, *model], {"environment": {"id": ""}})
+    if not is_hub_name(location):
+        read_config("CHECKPOINT", location)
+    if not config.evaluation.sets:
+        fix = "Add an evaluation suite, configs/suites/math_toy.yaml, say."
+        raise ConfigError("evaluation.sets", "must hold at least one task set", [], fix)
+    check(task_sets(config), config.model)
+    return config
 
 
 @app.command()
@@ -167,14 +186,17 @@ def export(
 
 @app.command()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN ...", help="Run directories.")],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN ...", help="Run directories, or files of `rejuvenate eval --out`.")
+    ],
     output: Annotated[Path, typer.Option(help="Where to write the plot.")] = Path("compare.png"),
 ) -> None:
-    """Print the table and plot the curves of several runs."""
-    from orchestrator.compare import LEGEND, Arm, plot, tables
+    """Print one table of several runs on all their task sets, and plot their curves."""
+    from orchestrator.compare import Arm, plot
+    from orchestrator.evaluation_table import LEGEND, table
 
     arms = [Arm.read(run_dir) for run_dir in runs]
-    _print([*tables(arms), LEGEND])
+    _print([table(arms), "", LEGEND])
     plot(arms, output)
     typer.echo(f"curves: {output}")
 

@@ -1,4 +1,4 @@
-"""`rejuvenate compare RUN RUN ...`: the table and the plot of curves over run directories."""
+"""`rejuvenate compare RUN RUN ...`: what changed in runs, on which task sets, and the plot of curves."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from rich.table import Table
-
 from configs.errors import ConfigError
-from orchestrator.evaluation import Evaluation, SetResult, mean, pass_at_k, read_all, standard_error
+from orchestrator.bootstrap import Interval
+from orchestrator.evaluation import Evaluation, SetResult, mean, read, read_all
+from orchestrator.intervals import paired
 from orchestrator.loggers import read_metrics
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666")
@@ -25,65 +25,61 @@ class Arm:
     metrics: list[dict]
 
     @classmethod
-    def read(cls, run_dir: Path, name: str | None = None) -> Arm:
-        """Read a run directory.
+    def read(cls, path: Path, name: str | None = None) -> Arm:
+        """Read a run directory, or the results that `rejuvenate eval --out` wrote.
 
         Raises:
             ConfigError: it holds no evaluation.
         """
-        evaluations = read_all(run_dir) if run_dir.is_dir() else []
+        try:
+            evaluations = [read(path)] if path.is_file() else read_all(path) if path.is_dir() else []
+        except (ValueError, KeyError, TypeError):  # no JSON, or of something else
+            evaluations = []
         if not evaluations:
-            raise ConfigError(
-                "RUN", "must be a run directory with at least one evaluation", str(run_dir), "Check the path."
-            )
-        return cls(name or run_dir.name, evaluations, read_metrics(run_dir))
+            rule = "must be a run directory with at least one evaluation, or a file of `rejuvenate eval --out`"
+            raise ConfigError("RUN", rule, str(path), "Check the path.")
+        if path.is_file():
+            return cls(name or path.stem, evaluations, [])
+        return cls(name or path.name, evaluations, read_metrics(path))
+
+    def on(self, set_name: str) -> list[tuple[int, SetResult]]:
+        """(training step, result) on one set, where it could be measured."""
+        found = [(e.step, e.by_name(set_name)) for e in self.evaluations]
+        return [(step, result) for step, result in found if result.measured]
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One measure of an arm on a set: before RL, after, the gain, and the area under its curve."""
+    """One measure of an arm on a set: before RL, after, the gain (with 95 % intervals), the area under its curve."""
 
-    before: float
-    before_se: float
-    after: float
-    after_se: float
-    gain: float
-    gain_se: float
+    before: Interval
+    after: Interval
+    gain: Interval
+    """Its interval is paired: before and after are of the same tasks."""
     area: float
 
 
-def per_task(result: SetResult, measure: str) -> list[float]:
-    """[tasks] values whose mean is the measure: `greedy`, `pass@k` or `signal`."""
-    if measure == "greedy":
-        return result.greedy
-    if measure == "pass@k":
-        return [pass_at_k(result.samples, c, result.k) for c in result.correct]
-    assert measure == "signal", measure
-    return [float(0 < c < result.samples) for c in result.correct]
+def change(results: Sequence[tuple[int, SetResult]], measure: str) -> Change:
+    """How a measure changed from the first to the last result.
+
+    Args:
+        results: (training step, result) on one set, as `Arm.on` gives them; at least one.
+        measure: as `SetResult.per_task` takes it, or `entropy`, whose intervals have no width: no spread over tasks is
+            kept.
+    """
+    steps = [step for step, _ in results]
+    first, last = results[0][1], results[-1][1]
+    if measure == "entropy":
+        values = [r.entropy for _, r in results]
+        before, after, gain = (Interval(v, v, v) for v in (values[0], values[-1], values[-1] - values[0]))
+        return Change(before, after, gain, area(steps, values))
+    gains = [b - a for a, b in zip(first.per_task(measure), last.per_task(measure), strict=True)]
+    heights = [mean(r.per_task(measure)) for _, r in results]
+    return Change(first.interval(measure), last.interval(measure), paired(gains), area(steps, heights))
 
 
-def change(evaluations: Sequence[Evaluation], set_name: str, measure: str) -> Change:
-    """Before, after and gain with standard errors over tasks (the gain's is paired), and the normalised area."""
-    results = [e.by_name(set_name) for e in evaluations]
-    if measure == "entropy":  # one figure per evaluation: no spread over tasks is kept
-        values = [r.entropy for r in results]
-        return Change(values[0], 0.0, values[-1], 0.0, values[-1] - values[0], 0.0, area(evaluations, values))
-    rows = [per_task(r, measure) for r in results]
-    gains = [b - a for a, b in zip(rows[0], rows[-1], strict=True)]
-    return Change(
-        mean(rows[0]),
-        standard_error(rows[0]),
-        mean(rows[-1]),
-        standard_error(rows[-1]),
-        mean(gains),
-        standard_error(gains),
-        area(evaluations, [mean(row) for row in rows]),
-    )
-
-
-def area(evaluations: Sequence[Evaluation], values: Sequence[float]) -> float:
+def area(steps: Sequence[int], values: Sequence[float]) -> float:
     """Area under the curve over training steps (trapezoids), divided by the number of steps: a mean height."""
-    steps = [e.step for e in evaluations]
     if steps[-1] == steps[0]:
         return values[-1]
     pieces = [(b - a) * (u + v) / 2 for a, b, u, v in zip(steps, steps[1:], values, values[1:], strict=False)]
@@ -91,66 +87,44 @@ def area(evaluations: Sequence[Evaluation], values: Sequence[float]) -> float:
 
 
 def check_same_sets(arms: Sequence[Arm]) -> None:
-    """Raise `ConfigError` at the first arm whose task sets are not those of the first."""
-    first = [(s.name, len(s.greedy)) for s in arms[0].evaluations[0].sets]
+    """Raise `ConfigError` at the first arm whose task sets, or how they were measured, are not those of the first."""
+    first = arms[0].evaluations[0].sets
     for arm in arms:
         for evaluation in arm.evaluations:
-            found = [(s.name, len(s.greedy)) for s in evaluation.sets]
-            if found != first:
+            if [s.name for s in evaluation.sets] != [s.name for s in first]:
                 raise ConfigError(
                     "RUN",
-                    f"must be evaluated on the same task sets as {arms[0].name} ({describe_sets(first)})",
-                    f"{arm.name} ({describe_sets(found)})",
-                    "Compare runs of one task and one evaluation section.",
+                    f"must be evaluated on the same task sets as {arms[0].name} ({names_of(first)})",
+                    f"{arm.name} ({names_of(evaluation.sets)})",
+                    "Compare runs of one evaluation section or suite.",
                 )
+            for result, reference in zip(evaluation.sets, first, strict=True):
+                ours, theirs = traits(result), traits(reference)
+                for trait in ours.keys() & theirs.keys():
+                    if ours[trait] != theirs[trait]:
+                        rule = f"must have the {trait} of {arms[0].name} on the set {result.name} ({theirs[trait]!r})"
+                        fix = "Compare runs of one evaluation section or suite."
+                        raise ConfigError("RUN", rule, f"{arm.name}: {ours[trait]!r}", fix)
 
 
-def describe_sets(sets: Sequence[tuple[str, int]]) -> str:
-    """Names and sizes of task sets for people."""
-    return ", ".join(f"{name}: {tasks} tasks" for name, tasks in sets) or "none"
-
-
-def tables(arms: Sequence[Arm], title: str = "") -> list[Table]:
-    """One table per task set, 80 columns wide at most.
-
-    Raises:
-        ConfigError: the arms were not evaluated on the same task sets.
-    """
-    check_same_sets(arms)
-    found = []
-    for result in arms[0].evaluations[0].sets:
-        kind = "in distribution" if result.kind == "id" else "out of distribution"
-        heading = f"{title + ': ' if title else ''}{result.name} ({kind}, {len(result.greedy)} tasks)"
-        table = Table(title=heading, title_justify="left", title_style="bold", pad_edge=False)
-        table.add_column("run", overflow="fold", max_width=20)  # the one that gives way: to 11 of 80 columns
-        table.add_column("measure", no_wrap=True)
-        for column in ("before RL", "after RL", "gain", "area"):
-            table.add_column(column, justify="right", no_wrap=True)
-        for arm in arms:
-            for number, measure in enumerate(("greedy", "pass@k", "signal", "entropy")):
-                c = change(arm.evaluations, result.name, measure)
-                exact = measure == "entropy"
-                table.add_row(
-                    arm.name if number == 0 else "",
-                    measure.replace("@k", f"@{result.k}"),
-                    f"{c.before:.3f}" if exact else f"{c.before:.3f} ± {c.before_se:.3f}",
-                    f"{c.after:.3f}" if exact else f"{c.after:.3f} ± {c.after_se:.3f}",
-                    f"{c.gain:+.3f}" if exact else f"{c.gain:+.3f} ± {c.gain_se:.3f}",
-                    f"{c.area:.3f}",
-                    end_section=number == 3,
-                )
-        found.append(table)
+def traits(result: SetResult) -> dict[str, object]:
+    """What must be equal where results are compared, as far as it is known."""
+    found: dict[str, object] = {"kind": result.kind, "k": result.k, "samples": result.samples}
+    if result.measured:
+        found |= {"tasks": len(result.greedy), "sampled_tasks": len(result.correct)}
+    if result.setting:
+        found |= {name: result.setting[name] for name in ("temperature", "max_tokens")}
+        found["environment"] = result.setting["environment"]["id"]
     return found
 
 
-LEGEND = (
-    "± standard error over tasks. signal: share of groups of sampled siblings that differ in reward (others teach GRPO "
-    "nothing). entropy: nats per sampled token. area: mean height of the curve over training."
-)
+def names_of(sets: Sequence[SetResult]) -> str:
+    """Names of task sets for people."""
+    return ", ".join(s.name for s in sets) or "none"
 
 
 def plot(arms: Sequence[Arm], output: Path, title: str = "") -> None:
-    """Write the curves as PNG: greedy accuracy per task set with its standard error, and the policy's entropy."""
+    """Write the curves as PNG: greedy accuracy per task set with its 95 % interval, and the policy's entropy."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -162,13 +136,10 @@ def plot(arms: Sequence[Arm], output: Path, title: str = "") -> None:
     axes = grid[0]
     for axis, name in zip(axes, names, strict=False):
         for arm, color in zip(arms, COLORS * len(arms), strict=False):
-            steps = [e.step for e in arm.evaluations]
-            rows = [e.by_name(name).greedy for e in arm.evaluations]
-            centre = [mean(r) for r in rows]
-            spread = [standard_error(r) for r in rows]
-            axis.plot(steps, centre, marker="o", markersize=3, color=color, label=arm.name)
-            low = [c - s for c, s in zip(centre, spread, strict=True)]
-            high = [c + s for c, s in zip(centre, spread, strict=True)]
+            steps = [step for step, _ in arm.on(name)]
+            bands = [result.interval("greedy") for _, result in arm.on(name)]
+            axis.plot(steps, [b.mean for b in bands], marker="o", markersize=3, color=color, label=arm.name)
+            low, high = [b.low for b in bands], [b.high for b in bands]
             axis.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
         axis.set(title=f"greedy accuracy, {name}", xlabel="training step", ylim=(0, None))
         axis.grid(alpha=0.25)

@@ -2,54 +2,85 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
-from rich.table import Table
-
+from configs.errors import ConfigError
+from configs.loader import as_mapping
 from configs.run import RunConfig
-from orchestrator.evaluation import Evaluation
-from orchestrator.evaluation import evaluate as evaluate_on
+from orchestrator.console import Console
+from orchestrator.evaluation import Evaluation, SetResult, evaluate_set, unmeasured, write
 from orchestrator.launchers import launch
+from orchestrator.run_directory import in_ray_job, versions
+from orchestrator.task_sets import TaskSet, task_sets
+from orchestrator.workers import Workers
 
 
-def evaluate_checkpoint(config: RunConfig) -> Evaluation:
-    """Start the rollout workers, give them `model.sft`, evaluate, end.
+def evaluate_checkpoint(config: RunConfig, console: Console, out: Path | None = None) -> Evaluation:
+    """Start the rollout workers, give them `model.sft`, evaluate set by set, end.
 
-    Only logs are written, to a temporary folder that stays where something fails.
+    A set that cannot be measured does not stop the others. Logs go to a temporary folder that stays where one failed.
+
+    Args:
+        config: of the evaluation; `learner` and `rejuvenation` play no part.
+        console: shows progress.
+        out: file for the results, written anew after every set.
     """
     folder = Path(tempfile.mkdtemp(prefix="rejuvenate-eval-"))
+    about = {"checkpoint": config.model.sft, "versions": versions()} | settings(config)
+    results: list[SetResult] = []
     try:
-        with launch(config, folder, learners=False) as workers:
-            parcel = workers.read(config.model.sft)
-            workers.deliver(parcel.handles, 0)
-            result = evaluate_on(
-                workers, config.environment, config.evaluation, config.rollout.max_tokens, config.seed, 0
-            )
+        with contextlib.ExitStack() as open_workers:
+            with console.stage("engines ready"):
+                workers = open_workers.enter_context(launch(config, folder, learners=False))
+                workers.deliver(workers.read(config.model.sft).handles, 0)
+            for task_set in task_sets(config):
+                with console.stage(f"evaluated on {task_set.name}"):
+                    results.append(measure(workers, task_set, config.seed))
+                if out is not None:
+                    complete = len(results) == len(config.evaluation.sets)
+                    write(Evaluation(0, results), out, about | {"complete": complete})
     except RuntimeError as error:
         raise RuntimeError(f"{error}\nlogs: {folder / 'logs'}") from error
-    shutil.rmtree(folder, ignore_errors=True)
-    return result
+    if all(result.measured for result in results):
+        shutil.rmtree(folder, ignore_errors=True)
+    else:
+        console.say(f"logs: {folder / 'logs'}")
+    return Evaluation(0, results)
 
 
-def table(result: Evaluation) -> Table:
-    """One row per task set."""
-    found = Table(pad_edge=False)
-    k = max((s.k for s in result.sets), default=1)
-    for column in ("set", "kind", "tasks", "greedy", "pass@1", f"pass@{k}", "signal", "entropy", "failed"):
-        found.add_column(column, justify="left" if column in ("set", "kind") else "right", no_wrap=True)
-    for s in result.sets:
-        figures = s.summary()
-        found.add_row(
-            s.name,
-            s.kind,
-            str(len(s.greedy)),
-            f"{figures['greedy']:.3f}±{figures['greedy_se']:.3f}",
-            f"{figures['pass@1']:.3f}",
-            f"{figures[f'pass@{s.k}']:.3f}",
-            f"{figures['signal']:.2f}",
-            f"{figures['entropy']:.3f}",
-            str(s.failed),
-        )
-    return found
+def measure(workers: Workers, task_set: TaskSet, seed: int) -> SetResult:
+    """Evaluate on one set; what the engines raise over it (no episode was over in time, say) is its result."""
+    try:
+        return evaluate_set(workers, task_set, seed)
+    except RuntimeError as error:
+        return unmeasured(task_set, " ".join(str(error).partition("\n")[0].split()))
+
+
+def settings(config: RunConfig) -> dict[str, Any]:
+    """What of the configuration an evaluation depends on."""
+    plain = as_mapping(config)
+    return {name: plain[name] for name in ("seed", "environment", "evaluation", "rollout")}
+
+
+def check_out(out: Path) -> None:
+    """Check that results can be written before anything starts, and make the folder they go to.
+
+    Raises:
+        ConfigError: it is a directory, cannot be written, or would be deleted with a Ray job.
+    """
+    if in_ray_job() and not out.is_absolute():
+        rule = "must be an absolute path under a Ray job (the uploaded working directory is deleted with the job)"
+        raise ConfigError("--out", rule, str(out), "Give a path on storage that outlives the job.")
+    if out.is_dir():
+        raise ConfigError("--out", "must be a file", str(out), f"Give {out / 'results.json'}, say.")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError("--out", f"must be writable ({error.strerror})", str(out), "Choose another path.") from None
+    if not os.access(out.parent, os.W_OK | os.X_OK):
+        raise ConfigError("--out", f"must be writable ({out.parent} is not)", str(out), "Choose another path.")

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from configs.environment import EnvironmentConfig, EvaluationConfig, EvaluationSetConfig
+from orchestrator.bootstrap import Interval
 from orchestrator.episode import EpisodeJob, Sampling
+from orchestrator.intervals import proportion
 from orchestrator.run_directory import step_of, write_atomic
 from orchestrator.seeding import derive
+from orchestrator.task_sets import TaskSet
 from orchestrator.workers import Workers
-from policies.trajectory import FAILED
+from policies.trajectory import FAILED, Trajectory
+
+log = logging.getLogger("rejuvenate")
 
 
 def pass_at_k(samples: int, correct: int, k: int) -> float:
@@ -32,7 +37,7 @@ class SetResult:
     kind: str
     k: int
     greedy: list[float]
-    """[tasks] 1.0 where the greedy episode succeeded."""
+    """[tasks] 1.0 where the greedy episode succeeded; empty where the set could not be measured."""
     correct: list[int]
     """[sampled tasks] successes among `samples` sampled episodes; the first of the tasks."""
     samples: int
@@ -42,23 +47,43 @@ class SetResult:
     """Share of sampled episodes cut by a limit."""
     failed: int = 0
     """Episodes, greedy and sampled, whose environment failed or was late; they count as unsolved."""
+    error: str = ""
+    """How the first of them failed, or why the set could not be measured."""
+    setting: dict[str, Any] = field(default_factory=dict)
+    """The `TaskSet` that was measured."""
+
+    @property
+    def measured(self) -> bool:
+        """Whether there are results."""
+        return bool(self.greedy)
+
+    def per_task(self, measure: str) -> list[float]:
+        """[tasks] values whose mean is the measure: `greedy`, `pass@1`, `pass@k` or `signal`."""
+        if measure == "greedy":
+            return self.greedy
+        if measure == "pass@1":
+            return [c / self.samples for c in self.correct]
+        if measure == "pass@k":
+            return [pass_at_k(self.samples, c, self.k) for c in self.correct]
+        assert measure == "signal", measure
+        return [float(0 < c < self.samples) for c in self.correct]
+
+    def interval(self, measure: str) -> Interval:
+        """A measure with its 95 % interval over tasks."""
+        return proportion(self.per_task(measure), self.samples if measure.startswith("pass") else 1)
 
     def summary(self) -> dict[str, float]:
-        """Means with standard errors over tasks."""
-        passes = [pass_at_k(self.samples, c, self.k) for c in self.correct]
-        signal = [float(0 < c < self.samples) for c in self.correct]
-        return {
-            "greedy": mean(self.greedy),
-            "greedy_se": standard_error(self.greedy),
-            f"pass@{self.k}": mean(passes),
-            f"pass@{self.k}_se": standard_error(passes),
-            "pass@1": mean([c / self.samples for c in self.correct]),
-            "signal": mean(signal),
-            "signal_se": standard_error(signal),
-            "entropy": self.entropy,
-            "truncated": self.truncated,
-            "failed": float(self.failed),
-        }
+        """Means with standard errors and 95 % intervals over tasks; only the failures where it was not measured."""
+        if not self.measured:
+            return {"failed": float(self.failed)}
+        figures: dict[str, float] = {}
+        for measure in ("greedy", "pass@1", "pass@k"):
+            name, found = measure.replace("@k", f"@{self.k}"), self.interval(measure)
+            figures |= {name: found.mean, f"{name}_se": standard_error(self.per_task(measure))}
+            figures |= {f"{name}_low": found.low, f"{name}_high": found.high}
+        signal = self.per_task("signal")
+        figures |= {"signal": mean(signal), "signal_se": standard_error(signal)}
+        return figures | {"entropy": self.entropy, "truncated": self.truncated, "failed": float(self.failed)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,49 +102,61 @@ class Evaluation:
         return next(s for s in self.sets if s.name == name)
 
 
-def evaluate(
-    workers: Workers, environment: EnvironmentConfig, config: EvaluationConfig, max_tokens: int, seed: int, step: int
-) -> Evaluation:
+def evaluate(workers: Workers, sets: Sequence[TaskSet], seed: int, step: int) -> Evaluation:
     """Evaluate the weights that the engines hold: one greedy episode per task, and `samples` per sampled task."""
-    return Evaluation(
-        step, [evaluate_set(workers, environment, config, task_set, max_tokens, seed) for task_set in config.sets]
-    )
+    return Evaluation(step, [evaluate_set(workers, task_set, seed) for task_set in sets])
 
 
-def evaluate_set(
-    workers: Workers,
-    environment: EnvironmentConfig,
-    config: EvaluationConfig,
-    task_set: EvaluationSetConfig,
-    max_tokens: int,
-    seed: int,
-) -> SetResult:
-    """Evaluate on one set. Sampling seeds depend on seed, set, task and sample only: arms share them."""
-    env = replace(environment, kwargs={**environment.kwargs, **task_set.kwargs})
-    sampled_tasks = task_set.sampled_tasks or task_set.tasks
+def evaluate_set(workers: Workers, task_set: TaskSet, seed: int) -> SetResult:
+    """Evaluate on one set. Sampling seeds depend on seed, set, task and sample only: arms share them.
+
+    Where the environment fails in every greedy episode it is broken: nothing is sampled, and the set is not measured.
+    """
     greedy_jobs = [EpisodeJob(task, 0, task, 0) for task in range(task_set.tasks)]
     sampled_jobs = [
         EpisodeJob(task, sample, task, derive(seed, "evaluation", task_set.name, task, sample))
-        for task in range(sampled_tasks)
-        for sample in range(config.samples)
+        for task in range(task_set.sampled_tasks)
+        for sample in range(task_set.samples)
     ]
-    greedy = workers.generate(greedy_jobs, env, Sampling(0.0, max_tokens))
-    sampled = workers.generate(sampled_jobs, env, Sampling(config.temperature, max_tokens))
-    correct = [0] * sampled_tasks
+    greedy = workers.generate(greedy_jobs, task_set.environment, Sampling(0.0, task_set.max_tokens))
+    failed = [t for t in greedy if t.status in FAILED]
+    if len(failed) == len(greedy):
+        found = unmeasured(task_set, f"all {len(failed)} greedy episodes failed, the first one as {reason(failed[0])}")
+        log.warning("evaluation set %s was not measured: %s", found.name, found.error)
+        return replace(found, failed=len(failed))
+    sampling = Sampling(task_set.temperature, task_set.max_tokens)
+    sampled = workers.generate(sampled_jobs, task_set.environment, sampling)
+    failed += [t for t in sampled if t.status in FAILED]
+    correct = [0] * task_set.sampled_tasks
     for trajectory in sampled:
         correct[trajectory.group] += succeeded(trajectory)
     logprobs = [lp for t in sampled for lp, mask in zip(t.rollout_logprobs, t.loss_mask, strict=True) if mask]
     return SetResult(
         name=task_set.name,
         kind=task_set.kind,
-        k=config.k,
+        k=task_set.k,
         greedy=[float(succeeded(t)) for t in greedy],
         correct=correct,
-        samples=config.samples,
+        samples=task_set.samples,
         entropy=-mean(logprobs),
         truncated=mean([float(t.status == "truncated") for t in sampled]),
-        failed=sum(t.status in FAILED for t in [*greedy, *sampled]),
+        failed=len(failed),
+        error=reason(failed[0]) if failed else "",
+        setting=asdict(task_set),
     )
+
+
+def unmeasured(task_set: TaskSet, error: str) -> SetResult:
+    """The result on a set that could not be measured."""
+    setting = asdict(task_set)
+    return SetResult(
+        task_set.name, task_set.kind, task_set.k, [], [], task_set.samples, 0.0, 0.0, error=error, setting=setting
+    )
+
+
+def reason(trajectory: Trajectory) -> str:
+    """Why an episode failed, on one line."""
+    return f"{trajectory.status}: {' '.join(str(trajectory.error).split())}"
 
 
 def succeeded(trajectory: Any) -> bool:
@@ -143,23 +180,31 @@ def standard_error(values: Sequence[float]) -> float:
     return math.sqrt(sum((v - centre) ** 2 for v in values) / (len(values) - 1) / len(values))
 
 
-def write(evaluation: Evaluation, run_dir: Path) -> None:
-    """Write evaluations/step_N.json with every task's result."""
-    content = {
-        "step": evaluation.step,
-        "sets": [
-            {name: getattr(s, name) for name in SetResult.__dataclass_fields__} | {"summary": s.summary()}
-            for s in evaluation.sets
-        ],
-    }
-    write_atomic(run_dir / "evaluations" / f"step_{evaluation.step:06d}.json", json.dumps(content))
+def write(evaluation: Evaluation, file: Path, about: Mapping[str, Any] | None = None) -> None:
+    """Write an evaluation with every task's result as JSON.
+
+    Args:
+        evaluation: complete, or as far as it has come.
+        file: where to; its directory exists.
+        about: what else the file says, before the results.
+    """
+    sets = [asdict(result) | {"summary": result.summary()} for result in evaluation.sets]
+    content = {**(about or {}), "step": evaluation.step, "sets": sets}
+    write_atomic(file, json.dumps(content, default=str))  # a YAML date among the keyword arguments, say
+
+
+def evaluation_file(run_dir: Path, step: int) -> Path:
+    """Where a run keeps the evaluation after training step `step`."""
+    return run_dir / "evaluations" / f"step_{step:06d}.json"
+
+
+def read(file: Path) -> Evaluation:
+    """An evaluation as `write` left it."""
+    content = json.loads(file.read_text())
+    sets = [SetResult(**{k: v for k, v in s.items() if k != "summary"}) for s in content["sets"]]
+    return Evaluation(content["step"], sets)
 
 
 def read_all(run_dir: Path) -> list[Evaluation]:
     """All evaluations of a run, by step."""
-    found = []
-    for file in sorted((run_dir / "evaluations").glob("step_*.json"), key=step_of):
-        content = json.loads(file.read_text())
-        sets = [SetResult(**{k: v for k, v in s.items() if k != "summary"}) for s in content["sets"]]
-        found.append(Evaluation(content["step"], sets))
-    return found
+    return [read(file) for file in sorted((run_dir / "evaluations").glob("step_*.json"), key=step_of)]

@@ -13,6 +13,7 @@ from orchestrator.checkpoints import RunState
 from orchestrator.console import Console
 from orchestrator.episode import Sampling
 from orchestrator.loggers import Loggers
+from orchestrator.task_sets import task_sets
 from orchestrator.workers import Workers
 from policies.losses import Loss
 
@@ -102,9 +103,7 @@ def rates(figures: dict[str, float], seconds: dict[str, float]) -> dict[str, flo
 
 def evaluate(config: RunConfig, workers: Workers, run_dir: Path, step: int) -> dict[str, float]:
     """Evaluate what the engines hold, write the results, return figures for the loggers."""
-    result = evaluation.evaluate(
-        workers, config.environment, config.evaluation, config.rollout.max_tokens, config.seed, step
-    )
+    result = evaluation.evaluate(workers, task_sets(config), config.seed, step)
     workers.reset_prefix_cache()  # the next step must not depend on whether there was an evaluation before it
-    evaluation.write(result, run_dir)
+    evaluation.write(result, evaluation.evaluation_file(run_dir, step))
     return result.figures()

@@ -9,6 +9,7 @@ from configs.loader import to_yaml
 from configs.model import ShapeConfig
 from configs.run import RunConfig
 from orchestrator.placement import Bundle, Node, bundles, shortage
+from orchestrator.task_sets import KINDS, task_sets
 
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 
@@ -20,7 +21,7 @@ def batch_arithmetic(config: RunConfig) -> list[tuple[str, str]]:
     per_minibatch = sequences // algorithm.minibatches
     per_micro_batch = max(1, learner.micro_batch_tokens // rollout.max_model_len)
     micro_batches = math.ceil(math.ceil(per_minibatch / per_micro_batch) / learner.ranks)
-    evaluated = sum(s.tasks + config.evaluation.samples * (s.sampled_tasks or s.tasks) for s in config.evaluation.sets)
+    evaluated = sum(task_set.episodes for task_set in task_sets(config))
     return [
         ("training steps", f"{algorithm.steps}"),
         ("prompts (groups) per step", f"{algorithm.prompts_per_step}"),
@@ -39,6 +40,18 @@ def batch_arithmetic(config: RunConfig) -> list[tuple[str, str]]:
         ("longest episode", f"{rollout.max_model_len} tokens, {rollout.max_tokens} per turn"),
         ("sequences in all", f"{sequences * algorithm.steps}"),
         ("evaluation episodes", f"{evaluated} each time"),
+    ]
+
+
+def evaluation(config: RunConfig) -> list[tuple[str, str]]:
+    """The task sets and what each evaluation runs on them, as (name, episodes) rows."""
+    return [
+        (
+            s.name,
+            f"{KINDS[s.kind]}, {s.environment.id}: {s.episodes} episodes = {s.tasks} greedy + {s.sampled_tasks} x "
+            f"{s.samples} sampled",
+        )
+        for s in task_sets(config)
     ]
 
 
@@ -84,6 +97,8 @@ def report(config: RunConfig, shape: ShapeConfig, nodes: Sequence[Node], source:
     wanted = bundles(config) if config.launcher == "ray" else []
     short = shortage(wanted, nodes) if wanted else None
     lines = ["# configuration", to_yaml(config).rstrip(), "", "# batch arithmetic", *rows(batch_arithmetic(config))]
+    if config.evaluation.sets:
+        lines += ["", "# evaluation", *rows(evaluation(config))]
     lines += ["", "# model and memory", *rows(memory(config, shape)), "", "# placement", *placement(wanted)]
     total = f"{sum(n.cpus for n in nodes):g} CPUs and {sum(n.gpus for n in nodes)} GPUs on {len(nodes)} node(s)"
     lines += [f"  cluster ({source}): {total}", f"  {'does not fit: ' + short if short else 'fits'}"]

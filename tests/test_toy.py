@@ -23,6 +23,8 @@ from examples.toy.ladder import BATCH_SIZE, LADDERS, Rung, demonstrations, ensur
 from examples.toy.pretrain import PRETRAININGS
 from examples.toy.tokenizer import build_tokenizer
 from examples.toy.training import IGNORED, collate, pooled_batches, shuffled_passes
+from orchestrator.compare import Arm
+from orchestrator.evaluation import Evaluation, SetResult
 from policies import losses
 from policies.rendering import Renderer, load_renderer
 
@@ -65,6 +67,23 @@ def test_demo_builds_no_checkpoint_and_a_study_those_of_its_arms_alone(monkeypat
     monkeypatch.setattr(study, "is_finished", lambda config: True)
     study.run_all("math", [0, 1], tmp_path, ["rejuvenated", "over", "dft"], None)
     assert asked == [("math", "sft_dft", tmp_path / "dft")]
+
+
+def test_study_reports_means_over_seeds_with_an_interval_of_the_gain():
+    def arm(before, after):
+        sets = ([SetResult("heldout", "id", 2, solved, [1, 2], 2, 0.1, 0.0)] for solved in (before, after))
+        return Arm("x", [Evaluation(step, found) for step, found in zip((0, 10), sets, strict=True)], [])
+
+    over = {0: arm([0.0, 0.0], [0.0, 0.0]), 1: arm([0.0, 0.0], [1.0, 0.0])}
+    rejuvenated = {0: arm([0.0, 1.0], [1.0, 1.0]), 1: arm([1.0, 1.0], [1.0, 1.0])}
+    text, values = study.report("math", {"rejuvenated": rejuvenated, "over": over}, "make study-math", [])
+    assert "## heldout (in distribution, 2 problems)" in text
+    assert "| over | 2 | greedy | 0.000 | 0.250 | +0.250 [" in text
+    found = values["sets"]["heldout"]
+    assert found["arms"]["rejuvenated"]["greedy"] | {"gain_low": 0, "gain_high": 0} == {
+        "before": 0.75, "after": 1.0, "gain": 0.25, "area": 0.875, "gain_low": 0, "gain_high": 0,
+    }  # fmt: skip
+    assert found["claims"]["endpoint of rejuvenated minus endpoint of over"]["mean"] == 0.75
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -79,6 +79,17 @@ ERRORS = {
     "no such device": (["rejuvenation.device=gpu"], "rejuvenation.device", "must be auto, cpu, cuda or cuda:N", "'gpu'", "auto"),
     "greedy training": (["rollout.temperature=0"], "rollout.temperature", "must be > 0", "0", "above 0"),
     "weights for a file": (["{dir}/sft/model.safetensors"], "config file", "must be a text file", "model.safetensors'", "YAML"),
+    "more k than samples in a set": (["evaluation.sets=[{{name: a, samples: 4}}]"], "evaluation.sets.a.k", "must be at most the number of samples (4)", "8", "k: 4 or less"),
+    "name of a set": (["evaluation.sets=[{{name: a/b}}]"], "evaluation.sets.name", "must be 1 to 40 characters", "'a/b'", "`heldout`"),
+    "kind of a set": (["evaluation.sets=[{{name: a, kind: test}}]"], "evaluation.sets.a.kind", "must be one of id, ood", "'test'", "Choose id"),
+    "unknown field of a set": (["evaluation.sets=[{{name: a, env: x}}]"], "evaluation.sets[0].env", "must be a known field", "'x'", "Known here: name"),
+    "section as environment of a set": (["evaluation.sets=[{{name: a, environment: {{id: x}}}}]"], "evaluation.sets[0].environment", "must be a text", "{'id': 'x'}", "environment: TEXT"),
+    "greedy sampling in a set": (["evaluation.sets=[{{name: a, temperature: 0}}]"], "evaluation.sets.a.temperature", "must be > 0", "0", "above 0"),
+    "turn of a set leaves no room": (["evaluation.sets=[{{name: a, max_tokens: 96}}]"], "evaluation.sets.a.max_tokens", "must be below rollout.max_model_len (96)", "96", "Leave room"),
+    "unknown environment of a set": (["evaluation.sets=[{{name: a, environment: rejuvenate/Lookups-v0}}]"], "evaluation.sets.a.environment", "registered", "'rejuvenate/Lookups-v0'", "Did you mean 'rejuvenate/Lookup-v0'?"),
+    "argument that a set's environment refuses": (["evaluation.sets=[{{name: a, environment: rejuvenate/Lookup-v0, kwargs: {{hops_max: 0}}}}]"], "evaluation.sets.a.kwargs.hops_max", "must lie in", "0", "Set it"),
+    "missing data of a set": (["evaluation.sets=[{{name: a, environment: envs.question_answer:QuestionAnswerEnv, kwargs: {{path: {dir}/no.jsonl}}}}]"], "evaluation.sets.a.kwargs.path", "must be a file", "/no.jsonl'", "JSONL"),
+    "wrapper of a set": (["evaluation.sets=[{{name: a, wrappers: [{{id: gymnasium.wrappers:TimeLimt}}]}}]"], "evaluation.sets.a.wrappers.id", "names nothing", "'TimeLimt'", "Did you mean 'TimeLimit'?"),
     "null where a value is needed": (["learner.lr=null"], "learner.lr", "must be of type float", "'None'", "docstring"),
 }  # fmt: skip
 
@@ -106,6 +117,78 @@ def test_configuration_error_names_field_rule_value_and_fix(name, pair, capsys, 
     assert not (tmp_path / "new-run").exists()
     assert (pair / "taken" / "thesis.txt").read_text() == "precious"
     assert time.perf_counter() - start < 60  # the bound on a whole process is measured below
+
+
+SUITE = "configs/suites/math_toy.yaml"
+EVAL_ERRORS = {
+    "no sets": (["{sft}", "seed=1"], "evaluation.sets", "must hold at least one task set", "[]", "configs/suites/math_toy.yaml"),
+    "missing checkpoint": (["{dir}/no", SUITE], "CHECKPOINT", "must be an existing directory", "/no'", "Hugging Face"),
+    "no checkpoint": (["{dir}/empty", SUITE], "CHECKPOINT", "must hold a config.json", "/empty'", "Hugging Face"),
+    "set without an environment": (["{sft}", "evaluation.sets=[{{name: a}}]"], "evaluation.sets.a.environment", "must be given without a training environment", "None", "rejuvenate env list"),
+    "missing suite": (["{sft}", "configs/suites/math_toi.yaml"], "config file", "must be a readable file", "math_toi.yaml", "Did you mean configs/suites/math_toy.yaml?"),
+    "doubled set": (["{sft}", SUITE, "evaluation.sets=[{{name: a}},{{name: a}}]"], "evaluation.sets", "distinct", "['a', 'a']", "Rename"),
+    "more tasks than there are": (["{sft}", "evaluation.sets=[{{name: a, environment: envs.question_answer:QuestionAnswerEnv, kwargs: {{path: {dir}/two.jsonl}}}}]"], "evaluation.sets.a.tasks", "must be <= 2", "100", "Set it to 2"),
+    "results into a directory": (["{sft}", SUITE, "--out", "{dir}"], "--out", "must be a file", "checkpoints", "results.json"),
+    "results below a file": (["{sft}", SUITE, "--out", "{dir}/bad.yaml/x.json"], "--out", "must be writable", "/x.json'", "another path"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", EVAL_ERRORS)
+def test_evaluation_error_names_field_rule_value_and_fix(name, pair, capsys, monkeypatch):
+    extra, field, rule, value, fix = EVAL_ERRORS[name]
+    (pair / "two.jsonl").write_text('{"question": "1+1", "answer": "#### 2"}\n' * 2)
+    code, out, err = call(capsys, monkeypatch, "eval", *(text.format(dir=pair, sft=pair / "sft") for text in extra))
+    assert code == 2
+    assert err.startswith(f"rejuvenate: {field} "), err
+    assert err.count("\n") == 1, "one paragraph"
+    for part in (rule, value, fix):
+        assert part in err, (part, err)
+    assert not out
+
+
+def test_results_of_a_ray_job_go_to_an_absolute_path(pair, capsys, monkeypatch):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    code, _, err = call(capsys, monkeypatch, "eval", pair / "sft", SUITE, "--out", "results.json")
+    assert (code, "--out must be an absolute path under a Ray job" in err) == (2, True)
+
+
+def test_evaluation_needs_a_checkpoint_and_a_suite_and_nothing_else(pair, tmp_path):
+    config = cli.validate_evaluation(str(pair / "sft"), [SUITE])
+    assert config.model.sft == str(pair / "sft")
+    assert len(config.evaluation.sets) == 5
+    run = tmp_path / "run"
+    (run / "final").mkdir(parents=True)
+    for file in (pair / "sft").iterdir():
+        (run / "final" / file.name).write_bytes(file.read_bytes())
+    (run / "config.yaml").write_text("")
+    assert cli.validate_evaluation(str(run), [SUITE]).model.sft == str(run / "final")
+    assert cli.validate_evaluation("organisation/name", [SUITE]).model.sft == "organisation/name", "on the hub"
+    alone = cli.validate_evaluation(str(pair / "sft"), ["configs/math_toy.yaml"])
+    assert [s.name for s in alone.evaluation.sets] == ["heldout", "ood"], "a run's own sets"
+
+
+def test_compare_prints_one_table_of_results_and_plots_them(capsys, monkeypatch, tmp_path):
+    from orchestrator.evaluation import Evaluation, SetResult, write
+
+    for name, solved in (("base", 1), ("sft", 4)):
+        sets = [
+            SetResult(label, kind, 2, [1.0] * solved + [0.0] * (5 - solved), [2] * 5, 2, 0.1, 0.0)
+            for label, kind in (("heldout", "id"), ("longer", "ood"))
+        ]
+        write(Evaluation(0, sets), tmp_path / f"{name}.json")
+    plot = tmp_path / "plot.png"
+    files = [tmp_path / f"{name}.json" for name in ("base", "sft")]
+    code, out, err = call(capsys, monkeypatch, "compare", *files, "--output", plot)
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert max(map(len, lines[:-1])) <= 80
+    assert lines.count("heldout: in distribution, 5 tasks, each sampled 2 times") == 1
+    assert lines.count("longer: out of distribution, 5 tasks, each sampled 2 times") == 1
+    assert sum(line.startswith("sft ") and ".800" in line for line in lines) == 2
+    assert plot.is_file()
+    write(Evaluation(0, sets[:1]), tmp_path / "other.json")
+    code, _, err = call(capsys, monkeypatch, "compare", files[0], tmp_path / "other.json", "--output", plot)
+    assert (code, "must be evaluated on the same task sets as base (heldout, longer)" in err) == (2, True)
 
 
 def test_yaml_file_whose_path_holds_an_equals_sign_is_a_file(tmp_path):

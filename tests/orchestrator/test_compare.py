@@ -1,12 +1,12 @@
 import json
-import math
+from dataclasses import replace
 
 import pytest
-from rich.console import Console
 
 from configs.errors import ConfigError
-from orchestrator.compare import LEGEND, Arm, area, change, per_task, plot, tables
-from orchestrator.evaluation import Evaluation, SetResult, write
+from orchestrator.compare import Arm, area, change, check_same_sets, plot
+from orchestrator.evaluation import Evaluation, SetResult, evaluation_file, write
+from orchestrator.intervals import paired, proportion
 
 
 def result(greedy, correct, name="heldout", entropy=0.5):
@@ -21,50 +21,72 @@ def evaluations():
     ]
 
 
-def test_values_per_task():
-    last = evaluations()[-1].sets[0]
-    assert per_task(last, "greedy") == [1.0, 1.0, 1.0, 0.0]
-    assert per_task(last, "pass@k") == pytest.approx([1.0, 5 / 6, 5 / 6, 0.0])
-    assert per_task(last, "signal") == [0.0, 1.0, 1.0, 0.0]
+def arm(name="a", found=None):
+    return Arm(name, evaluations() if found is None else found, [])
 
 
-def test_change_with_paired_standard_error_and_area():
-    c = change(evaluations(), "heldout", "greedy")
-    assert (c.before, c.after, c.gain) == (0.25, 0.75, 0.5)
-    assert c.gain_se == pytest.approx(math.sqrt(1 / 3 / 4)), "gains 0, 1, 1, 0"
+def test_change_with_intervals_and_area():
+    c = change(arm().on("heldout"), "greedy")
+    assert (c.before.mean, c.after.mean, c.gain.mean) == (0.25, 0.75, 0.5)
+    assert c.before == proportion([1.0, 0.0, 0.0, 0.0])
+    assert c.gain == paired([0.0, 1.0, 1.0, 0.0])
     # trapezoids: 20 steps at (0.25 + 0.5) / 2, 10 at (0.5 + 0.75) / 2
     assert c.area == pytest.approx((20 * 0.375 + 10 * 0.625) / 30)
 
 
-def test_entropy_changes_without_a_standard_error():
-    c = change(evaluations(), "heldout", "entropy")
-    assert (c.before, c.after, c.gain) == pytest.approx((0.2, 0.3, 0.1))
-    assert c.gain_se == 0.0
+def test_entropy_changes_without_an_interval():
+    c = change(arm().on("heldout"), "entropy")
+    assert (c.before.mean, c.after.mean, c.gain.mean) == pytest.approx((0.2, 0.3, 0.1))
+    assert c.gain.low == c.gain.high == c.gain.mean
 
 
 def test_area_of_a_constant_is_its_height_and_of_one_point_its_value():
-    assert area(evaluations(), [0.7, 0.7, 0.7]) == pytest.approx(0.7)
-    assert area(evaluations()[:1], [0.4]) == 0.4
+    assert area([0, 20, 30], [0.7, 0.7, 0.7]) == pytest.approx(0.7)
+    assert area([0], [0.4]) == 0.4
 
 
-def test_tables_fit_80_columns():
-    arms = [Arm("rejuvenated-with-a-very-long-name-indeed", evaluations(), []), Arm("over", evaluations(), [])]
-    console = Console(width=80, force_terminal=False, highlight=False)
-    with console.capture() as captured:
-        for part in [*tables(arms, "tool use (look-ups in a hidden map)"), LEGEND]:
-            console.print(part)
-    lines = captured.get().splitlines()
-    assert max(map(len, lines)) <= 80
-    text = "\n".join(lines)
-    for expected in ("0.250 ± 0.250", "0.750 ± 0.250", "+0.500 ± 0.289", "pass@2", "+0.100"):
-        assert expected in text, text
-    assert "…" not in text, "nothing is cut"
+def test_evaluations_in_which_a_set_was_not_measured_are_left_out():
+    found = evaluations()
+    broken = Evaluation(20, [result([], [])])
+    c = change(arm(found=[found[0], broken, found[2]]).on("heldout"), "greedy")
+    assert c.area == pytest.approx(0.5), "one trapezoid from 0.25 to 0.75"
+    assert arm(found=[broken]).on("heldout") == []
 
 
-def test_runs_on_other_task_sets_are_not_compared():
-    other = [Evaluation(0, [result([1.0], [1], name="maps")])]
-    with pytest.raises(ConfigError, match=r"same task sets as a \(heldout: 4 tasks\), got 'b \(maps: 1 tasks\)'"):
-        tables([Arm("a", evaluations(), []), Arm("b", other, [])])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"name": "maps"}, r"the same task sets as a \(heldout\), got 'b \(maps\)'"),
+        ({"kind": "ood"}, r"must have the kind of a on the set heldout \('id'\), got \"b: 'ood'\""),
+        ({"k": 1}, r"must have the k of a on the set heldout \(2\), got 'b: 1'"),
+        ({"samples": 8}, r"must have the samples of a"),
+        ({"greedy": [1.0]}, r"must have the tasks of a on the set heldout \(4\), got 'b: 1'"),
+        ({"correct": [1]}, r"must have the sampled_tasks of a"),
+    ],
+)
+def test_runs_that_were_evaluated_otherwise_are_not_compared(changes, message):
+    other = [replace(e, sets=[replace(e.sets[0], **changes)]) for e in evaluations()]
+    with pytest.raises(ConfigError, match=message):
+        check_same_sets([arm(), arm("b", other)])
+
+
+def test_settings_are_compared_where_both_are_known():
+    def evaluated(name, **setting):
+        known = {"temperature": 1.0, "max_tokens": 8, "environment": {"id": "E", "kwargs": {"path": name}}, **setting}
+        return arm(name, [Evaluation(0, [replace(evaluations()[0].sets[0], setting=known)])])
+
+    check_same_sets([evaluated("a"), evaluated("b"), arm("old")])
+    for other, trait in (
+        (evaluated("b", temperature=0.5), "temperature"),
+        (evaluated("b", environment={"id": "F"}), "environment"),
+    ):
+        with pytest.raises(ConfigError, match=f"must have the {trait} of a on the set heldout"):
+            check_same_sets([evaluated("a"), other])
+
+
+def test_a_set_that_was_not_measured_is_compared_by_what_is_known_of_it():
+    broken = [Evaluation(0, [result([], [])]), *evaluations()[1:]]
+    check_same_sets([arm(), arm("b", broken)])
 
 
 def test_directory_without_an_evaluation_is_no_arm(tmp_path):
@@ -76,16 +98,30 @@ def test_directory_without_an_evaluation_is_no_arm(tmp_path):
 def test_arm_reads_evaluations_and_metrics(tmp_path):
     (tmp_path / "evaluations").mkdir()
     for evaluation in evaluations():
-        write(evaluation, tmp_path)
+        write(evaluation, evaluation_file(tmp_path, evaluation.step))
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, "rollout_entropy": 0.3}) + "\n")
     arm = Arm.read(tmp_path)
     assert (arm.name, arm.evaluations) == (tmp_path.name, evaluations())
     assert arm.metrics == [{"step": 1, "rollout_entropy": 0.3}]
 
 
+def test_results_of_eval_are_an_arm_too(tmp_path):
+    write(evaluations()[0], tmp_path / "sft.json", {"checkpoint": "x"})
+    found = Arm.read(tmp_path / "sft.json")
+    assert (found.name, found.evaluations, found.metrics) == ("sft", evaluations()[:1], [])
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"step": 0, "sets": [{"name": "a"}]}', "no json"])
+def test_file_of_something_else_is_no_arm(text, tmp_path):
+    (tmp_path / "x.json").write_text(text)
+    with pytest.raises(ConfigError, match="or a file of `rejuvenate eval --out`"):
+        Arm.read(tmp_path / "x.json")
+
+
 def test_plot_is_written_with_and_without_task_sets(tmp_path):
     metrics = [{"step": s, "rollout_entropy": 0.3} for s in (1, 2)] + [{"step": 3}]
     plot([Arm("a", evaluations(), metrics)], tmp_path / "new" / "curves.png", "title")
     plot([Arm("a", [Evaluation(0, [])], metrics)], tmp_path / "none.png")
-    for file in (tmp_path / "new" / "curves.png", tmp_path / "none.png"):
+    plot([Arm("a", [Evaluation(0, [result([], [])])], [])], tmp_path / "unmeasured.png")
+    for file in (tmp_path / "new" / "curves.png", tmp_path / "none.png", tmp_path / "unmeasured.png"):
         assert file.read_bytes().startswith(b"\x89PNG")

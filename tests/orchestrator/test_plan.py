@@ -2,7 +2,7 @@ import pytest
 
 from configs.model import ShapeConfig
 from orchestrator.placement import Node
-from orchestrator.plan import batch_arithmetic, memory, report, size
+from orchestrator.plan import batch_arithmetic, evaluation, memory, report, size
 from tests.orchestrator.fakes import run_config
 
 SHAPE = ShapeConfig(
@@ -35,6 +35,23 @@ def test_batch_arithmetic_of_a_worked_example():
     assert found["longest episode"] == "200 tokens, 50 per turn"
     assert found["sequences in all"] == "200"
     assert found["evaluation episodes"] == "400 each time"  # 50 tasks, 1 greedy and 7 sampled each
+
+
+def test_evaluation_episodes_of_every_set_and_in_all():
+    config = run_config(
+        "evaluation.samples=7",
+        "evaluation.k=4",
+        "evaluation.sets=[{name: a, tasks: 20}, {name: tool, kind: ood, environment: rejuvenate/Lookup-v0, tasks: 30, "
+        "sampled_tasks: 10, samples: 3, k: 2}]",
+    )
+    assert dict(batch_arithmetic(config))["evaluation episodes"] == "220 each time"
+    assert evaluation(config) == [
+        ("a", "in distribution, rejuvenate/Arithmetic-v0: 160 episodes = 20 greedy + 20 x 7 sampled"),
+        ("tool", "out of distribution, rejuvenate/Lookup-v0: 60 episodes = 30 greedy + 10 x 3 sampled"),
+    ]
+    text, _ = report(config, SHAPE, [Node(2, 0)], "declared")
+    assert "# evaluation\n  a     in distribution" in text
+    assert "# evaluation" not in report(run_config(), SHAPE, [Node(2, 0)], "declared")[0]
 
 
 def test_memory_of_float32_and_of_bfloat16_under_zero_3():
