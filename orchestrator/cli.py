@@ -46,7 +46,7 @@ def is_file_name(argument: str) -> bool:
 
 def validate(arguments: list[str], *, fresh_run: bool = True):  # type: ignore[no-untyped-def]
     """Everything that can be checked before something expensive starts; returns the config and the model's shape."""
-    from configs.checkpoint import check_model, check_rejuvenation
+    from configs.checkpoint import check_model, check_rejuvenation, check_user_model
     from envs.registry import make
     from orchestrator.run_directory import check_free, resolve_run_dir
 
@@ -54,14 +54,18 @@ def validate(arguments: list[str], *, fresh_run: bool = True):  # type: ignore[n
     shape = check_model(config.model)
     check_rejuvenation(config.model, config.rejuvenation)
     environment = config.environment
-    make(environment.id, environment.kwargs, environment.wrappers).close()
+    env = make(environment.id, environment.kwargs, environment.wrappers)
+    user_models = [getattr(env.unwrapped, "uses_user_model", False)]
+    env.close()
     for task_set in config.evaluation.sets:
         env = make(environment.id, {**environment.kwargs, **task_set.kwargs}, environment.wrappers)
         most = getattr(env.unwrapped, "num_tasks", None)
+        user_models.append(getattr(env.unwrapped, "uses_user_model", False))
         env.close()
         if most is not None and task_set.tasks > most:
             rule = f"must be <= {most}, the number of tasks of its environment"
             raise ConfigError(f"evaluation.sets.{task_set.name}.tasks", rule, task_set.tasks, f"Set it to {most}.")
+    check_user_model(config.user_model, used=any(user_models))
     if fresh_run:
         check_free(resolve_run_dir(config), config.resume)
     return config, shape

@@ -10,6 +10,9 @@ from pathlib import Path
 from configs.errors import ConfigError
 from configs.run import RunConfig
 
+USER_MODEL = "user-model"
+"""Name of the bundle, the actor and the log of the user model."""
+
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
@@ -29,7 +32,10 @@ class Node:
 
 
 def bundles(config: RunConfig, *, learners: bool = True, rollouts: bool = True) -> list[Bundle]:
-    """One bundle per learner rank and rollout worker; the rejuvenation actor is a guest in the first."""
+    """One bundle per learner rank and rollout worker, and one for the user model that serves their environments.
+
+    The rejuvenation actor is a guest in the first.
+    """
     wanted = []
     if learners:
         gpus = 1 if config.learner.device == "cuda" else 0
@@ -37,6 +43,9 @@ def bundles(config: RunConfig, *, learners: bool = True, rollouts: bool = True) 
     if rollouts:
         gpus = config.rollout.tensor_parallel if config.rollout.device == "cuda" else 0
         wanted += [Bundle(f"rollout-{i}", config.rollout.cpus, gpus) for i in range(config.rollout.workers)]
+        served = config.user_model
+        if served is not None:
+            wanted.append(Bundle(USER_MODEL, served.cpus, served.tensor_parallel if served.device == "cuda" else 0))
     return wanted
 
 
