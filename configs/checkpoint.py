@@ -10,6 +10,7 @@ from typing import Any
 from configs.errors import ConfigError
 from configs.model import ModelConfig, ShapeConfig
 from configs.rejuvenation import RejuvenationConfig
+from configs.user_model import UserModelConfig
 
 ARCHITECTURE_KEYS = (
     "architectures",
@@ -155,3 +156,41 @@ def check_rejuvenation(model: ModelConfig, rejuvenation: RejuvenationConfig) -> 
             architectures,
             "Set rejuvenation.steps=[fusion.linear]: fusion works for every architecture.",
         )
+
+
+def check_user_model(user_model: UserModelConfig | None, *, used: bool) -> None:
+    """Check the model that a run is to serve, as far as it lies on this machine.
+
+    Args:
+        user_model: the section; None where nothing is to be served.
+        used: whether an environment of the run talks to it.
+
+    Raises:
+        ConfigError: it is needed and missing or the other way round, no checkpoint, or one without a chat template.
+    """
+    field = "user_model.checkpoint"
+    if user_model is None:
+        if used:
+            fix = "Give the checkpoint of the model, or leave it out: then a script plays the user."
+            raise ConfigError(field, "must be given: the environment asks for a user that the run serves", None, fix)
+        return
+    if not used:
+        rule = "must be left out where no environment of the run talks to it"
+        fix = "Set environment.kwargs.user=served for the service desk; others declare uses_user_model = True."
+        raise ConfigError("user_model", rule, user_model.checkpoint, fix)
+    if is_hub_name(user_model.checkpoint):
+        return
+    read_config(field, user_model.checkpoint)
+    if not has_chat_template(Path(user_model.checkpoint)):
+        fix = "Give an instruction-tuned model, or put its chat_template.jinja there."
+        raise ConfigError(field, "must hold a chat template", user_model.checkpoint, fix)
+
+
+def has_chat_template(directory: Path) -> bool:
+    """Whether a checkpoint directory holds a chat template, in any of the places where transformers looks."""
+    if any((directory / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
+        return True
+    try:
+        return bool(json.loads((directory / "tokenizer_config.json").read_text()).get("chat_template"))
+    except (OSError, ValueError, AttributeError):
+        return False

@@ -14,6 +14,7 @@ from configs.model import ModelConfig
 from configs.rejuvenation import RejuvenationConfig
 from configs.rollout import RolloutConfig
 from configs.sft import SftConfig
+from configs.user_model import UserModelConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +63,8 @@ class RunConfig:
     """Held-out tasks."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     """Engines and episodes."""
+    user_model: UserModelConfig | None = None
+    """A second model that is served for the environments, to play the user, say; null serves none."""
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     """Learner ranks and optimizer."""
     algorithm: AlgorithmConfig = field(default_factory=AlgorithmConfig)

@@ -82,6 +82,8 @@ class ConversationEnv(gymnasium.Env[tuple[Message, ...], str]):
 
     max_reward: float = 1.0
     """Reward of a perfect episode; the checker compares the demonstrations with it."""
+    uses_user_model: bool = False
+    """Whether its episodes talk to the model that the run serves; see `envs.user_model`."""
 
     def __init__(
         self, *, split: str = "train", seed: int = 0, max_turns: int = 8, render_mode: str | None = None
@@ -101,6 +103,7 @@ class ConversationEnv(gymnasium.Env[tuple[Message, ...], str]):
         self.current_task: dict[str, Any] = {}
         self.messages: list[Message] = []
         self.turns = 0
+        self.demonstrating = False
         self._task_json = ""
         self._tools_json = "[]"
         self._running = False
@@ -160,7 +163,9 @@ class ConversationEnv(gymnasium.Env[tuple[Message, ...], str]):
 
         Args:
             seed: seeds the choice of the task where `options` does not name one.
-            options: `{"task": {...}}` starts on that task, `{"index": i}` on task number i of the split.
+            options: `{"task": {...}}` starts on that task, `{"index": i}` on task number i of the split; with
+                `"demonstration": True` an expert is to play, and `self.demonstrating` says so: nobody who costs time
+                or money need be asked then.
 
         Returns:
             The opening messages and `info`.
@@ -177,6 +182,7 @@ class ConversationEnv(gymnasium.Env[tuple[Message, ...], str]):
         self.current_task = json.loads(self._task_json)  # what a later reset with info["task"] will see
         if not isinstance(self.current_task, dict):
             raise ValueError(f"{type(self).__name__}: a task must be a dict, got {type(task).__name__}.")
+        self.demonstrating = bool(options.get("demonstration"))
         self.turns = 0
         self.messages = []
         self.begin(self.current_task)
@@ -238,7 +244,7 @@ class ConversationEnv(gymnasium.Env[tuple[Message, ...], str]):
         """
         if not self._task_json:
             raise gymnasium.error.ResetNeeded(f"{type(self).__name__}.demonstration needs a task. Call reset first.")
-        self.reset(options={"task": json.loads(self._task_json)})
+        self.reset(options={"task": json.loads(self._task_json), "demonstration": True})
         turns = self.expert_turns(self.current_task)
         if turns is None:
             return None

@@ -15,6 +15,7 @@ from typing import Any
 
 from configs.learner import LearnerConfig
 from configs.rollout import RolloutConfig
+from configs.user_model import UserModelConfig
 
 
 class Shell:
@@ -45,6 +46,10 @@ class Shell:
         from orchestrator.run_directory import probe
 
         return probe(Path(run_dir), token, name)
+
+    def export(self, variables: Mapping[str, str]) -> None:
+        """Set environment variables; what is secret comes this way, as a runtime environment is shown and logged."""
+        os.environ.update(variables)
 
     def close(self) -> None:
         """End what the target holds and remove the small files that were written for it."""
@@ -104,3 +109,18 @@ class RejuvenationActor(Shell):
 
         self.target = RejuvenationWorker(ObjectStoreTransport(), bucket_bytes)
         return os.getpid()
+
+
+class UserModelActor(Shell):
+    """The server of the user model; its processes are children of this one and end with it."""
+
+    def setup(self, config: UserModelConfig, key: str, log_path: str, on_loopback: bool) -> str:
+        """Start the server; returns its address, where it will answer once it is ready."""
+        import ray
+
+        from envs.user_model import MODEL_NAME
+        from policies.model_server import ModelServer
+
+        host = "127.0.0.1" if on_loopback else ray.util.get_node_ip_address()
+        self.target = ModelServer(config, MODEL_NAME, key, log_path, host)
+        return self.target.url

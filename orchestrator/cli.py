@@ -46,15 +46,16 @@ def is_file_name(argument: str) -> bool:
 
 def validate(arguments: list[str]):  # type: ignore[no-untyped-def]
     """Everything that can be checked before something expensive starts; returns the config and the model's shape."""
-    from configs.checkpoint import check_model, check_rejuvenation
+    from configs.checkpoint import check_model, check_rejuvenation, check_user_model
     from orchestrator.run_directory import check_free, resolve_run_dir
     from orchestrator.task_sets import check, task_sets, try_environment
 
     config = load_config(arguments)
     shape = check_model(config.model)
     check_rejuvenation(config.model, config.rejuvenation)
-    try_environment(config.environment, config.model)
-    check(task_sets(config), config.model)
+    served = try_environment(config.environment, config.model).uses_user_model
+    served = check(task_sets(config), config.model) or served
+    check_user_model(config.user_model, used=served)
     check_free(resolve_run_dir(config), config.resume)
     return config, shape
 
@@ -132,7 +133,7 @@ def evaluate(
 
 def validate_evaluation(checkpoint: str, arguments: list[str]):  # type: ignore[no-untyped-def]
     """Check an evaluation as far as possible before engines start; a training environment is not needed."""
-    from configs.checkpoint import is_hub_name, read_config
+    from configs.checkpoint import check_user_model, is_hub_name, read_config
     from orchestrator.task_sets import check, task_sets
 
     location = str(Path(checkpoint) / "final") if (Path(checkpoint) / "config.yaml").is_file() else checkpoint
@@ -143,7 +144,7 @@ def validate_evaluation(checkpoint: str, arguments: list[str]):  # type: ignore[
     if not config.evaluation.sets:
         fix = "Add an evaluation suite, configs/suites/math_toy.yaml, say."
         raise ConfigError("evaluation.sets", "must hold at least one task set", [], fix)
-    check(task_sets(config), config.model)
+    check_user_model(config.user_model, used=check(task_sets(config), config.model))
     return config
 
 

@@ -29,8 +29,10 @@ def demonstrations(environment: EnvironmentConfig, count: int) -> list[Demonstra
     count = min(count, getattr(env.unwrapped, "num_tasks", None) or count)
     found = []
     for index in range(count):
-        options = {"task": make_task(index)} if callable(make_task) else None
-        observation, info = env.reset(seed=index, options=options)
+        options: dict[str, Any] = {"task": make_task(index)} if callable(make_task) else {}
+        if callable(demonstrate):  # whoever plays the user at a price is not asked
+            options["demonstration"] = True
+        observation, info = env.reset(seed=index, options=options or None)
         messages = demonstrate() if callable(demonstrate) else None
         while messages and messages[-1]["role"] != "assistant":  # an answer to the last turn teaches nothing
             messages = messages[:-1]

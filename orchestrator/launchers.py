@@ -16,7 +16,8 @@ from configs.errors import ConfigError
 from configs.run import RunConfig
 from orchestrator.members import InlineMember, InlinePending, Member, RayMember, RayPending, gather
 from orchestrator.parcel import write_small_files
-from orchestrator.placement import Bundle, Node, bundles, shortage
+from orchestrator.placement import USER_MODEL, Bundle, Node, bundles, shortage
+from orchestrator.user_model import close_inline, serve_inline, serve_on
 from orchestrator.workers import Workers
 
 log = logging.getLogger("rejuvenate")
@@ -53,24 +54,31 @@ def launch_inline(config: RunConfig, run_dir: Path, learners: bool, rollouts: bo
     model_dir: str | None = None
     ranks: list[Member] = []
     engines: list[Member] = []
-    if learners:
-        learner = LearnerWorker(0, 1, transport, config.cluster.bucket_bytes)
-        learner.join(*learner.rendezvous(), local_rank=0)  # before vLLM starts: DeepSpeed then shares its process group
-        ranks = [InlineMember("learner-0", learner)]
-    if rollouts:
-        model_dir = write_small_files(repairer.files(config.model))
-        worker = RolloutWorker(config.rollout, model_dir, transport, str(run_dir / "logs" / "rollout-0.log"))
-        engines = [InlineMember("rollout-0", worker)]
-    rejuvenator = InlineMember("rejuvenation", repairer)
+    server = serve_inline(config, run_dir) if rollouts else None
 
     def close() -> None:
         for member in [*ranks, *engines]:
             assert isinstance(member, InlineMember)
             member.target.close()  # type: ignore[attr-defined]
+        if server is not None:
+            close_inline(server)
         if model_dir is not None:
             shutil.rmtree(model_dir, ignore_errors=True)
 
-    return Workers(config, ranks, engines, rejuvenator, starting=[InlinePending(None)], close=close)
+    try:
+        if learners:
+            learner = LearnerWorker(0, 1, transport, config.cluster.bucket_bytes)
+            learner.join(*learner.rendezvous(), local_rank=0)  # before vLLM: DeepSpeed then shares its process group
+            ranks = [InlineMember("learner-0", learner)]
+        if rollouts:
+            model_dir = write_small_files(repairer.files(config.model))
+            worker = RolloutWorker(config.rollout, model_dir, transport, str(run_dir / "logs" / "rollout-0.log"))
+            engines = [InlineMember("rollout-0", worker)]
+    except BaseException:
+        close()
+        raise
+    rejuvenator = InlineMember("rejuvenation", repairer)
+    return Workers(config, ranks, engines, rejuvenator, user_model=server, starting=[InlinePending(None)], close=close)
 
 
 def launch_ray(config: RunConfig, run_dir: Path, learners: bool, rollouts: bool) -> Workers:
@@ -79,7 +87,7 @@ def launch_ray(config: RunConfig, run_dir: Path, learners: bool, rollouts: bool)
     from ray.util.placement_group import placement_group, remove_placement_group
     from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-    from orchestrator.actors import EnvironmentActor, LearnerActor, RejuvenationActor, RolloutActor
+    from orchestrator.actors import EnvironmentActor, LearnerActor, RejuvenationActor, RolloutActor, UserModelActor
 
     started_here = connect(config)
     wanted = bundles(config, learners=learners, rollouts=rollouts)
@@ -151,10 +159,20 @@ def launch_ray(config: RunConfig, run_dir: Path, learners: bool, rollouts: bool)
         threads = config.learner.threads
         repairer = start(RejuvenationActor, "rejuvenation", wanted[0].name, threads, shared_gpus=gpus)
         names.append("rejuvenation")
+        server = None
+        if USER_MODEL in places:
+            assert config.user_model is not None
+            server = start(UserModelActor, USER_MODEL, USER_MODEL, config.user_model.threads)
+            names.append(USER_MODEL)
         probe_run_directory(run_dir, names, actors, config.cluster.placement_timeout_s)
 
         limit = config.learner.start_timeout_s  # the first import of torch and the like on a machine takes its time
         bucket_bytes = config.cluster.bucket_bytes
+        user_model = None
+        if server is not None:
+            tell = {"rejuvenation": repairer} | {f"rollout-{i}": actor for i, actor in enumerate(engines)}
+            tell |= {f"environments-{i}": host for i, host in enumerate(hosts)}
+            user_model = serve_on(server, group, config, run_dir, tell, limit)
         rejuvenator = RayMember("rejuvenation", repairer)
         setups = [RayPending("rejuvenation", "setup", repairer.setup.remote(bucket_bytes))]
         members = []
@@ -176,7 +194,7 @@ def launch_ray(config: RunConfig, run_dir: Path, learners: bool, rollouts: bool)
     except BaseException:
         close()
         raise
-    return Workers(config, members, rollout_members, rejuvenator, starting=starting, close=close)
+    return Workers(config, members, rollout_members, rejuvenator, user_model=user_model, starting=starting, close=close)
 
 
 def connect(config: RunConfig) -> bool:
@@ -290,7 +308,7 @@ def check_room(wanted: Sequence[Bundle]) -> None:
     short = shortage(wanted, cluster_nodes())
     if short:
         raise RuntimeError(
-            f"The run does not fit: {short} Lower rollout.workers, learner.ranks or their cpus, or add nodes."
+            f"The run does not fit: {short} Lower rollout.workers, learner.ranks or the cpus, or add nodes."
         )
 
 

@@ -10,6 +10,9 @@ from pathlib import Path
 from configs.errors import ConfigError
 from configs.run import RunConfig
 
+USER_MODEL = "user-model"
+"""Name of the bundle, the actor and the log of the user model."""
+
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
@@ -29,7 +32,7 @@ class Node:
 
 
 def bundles(config: RunConfig, *, learners: bool = True, rollouts: bool = True) -> list[Bundle]:
-    """One bundle per learner rank, rollout worker and host of environments' processes.
+    """One bundle per learner rank, rollout worker and host of environments' processes, and one for the user model.
 
     The rejuvenation actor is a guest in the first.
     """
@@ -43,6 +46,9 @@ def bundles(config: RunConfig, *, learners: bool = True, rollouts: bool = True) 
         if config.environment.isolation == "process":
             hosts = config.rollout.workers * config.rollout.env_hosts
             wanted += [Bundle(f"environments-{i}", config.rollout.env_cpus, 0) for i in range(hosts)]
+        served = config.user_model
+        if served is not None:
+            wanted.append(Bundle(USER_MODEL, served.cpus, served.tensor_parallel if served.device == "cuda" else 0))
     return wanted
 
 

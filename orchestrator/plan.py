@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from pathlib import Path
 
+from configs.checkpoint import read_config, shape_of
 from configs.loader import to_yaml
 from configs.model import ShapeConfig
 from configs.run import RunConfig
@@ -68,12 +70,26 @@ def memory(config: RunConfig, shape: ShapeConfig) -> list[tuple[str, str]]:
         states / (learner.ranks if learner.zero_stage >= 1 else 1),
     ]
     engine = count * BYTES[config.rollout.dtype] / config.rollout.tensor_parallel
+    served = user_model_parameters(config)
+    user_model = []
+    if config.user_model is not None and served:
+        weights_bytes = served * BYTES[config.user_model.dtype] / config.user_model.tensor_parallel
+        user_model = [("user model, weights per device", size(weights_bytes))]
     return [
         ("parameters", f"{count:,}"),
         ("learner rank, weights + gradients + optimizer", size(sum(shard))),
         ("engine, weights per device", size(engine)),
+        *user_model,
         ("one publication", size(count * BYTES[learner.dtype])),
     ]
+
+
+def user_model_parameters(config: RunConfig) -> int:
+    """Parameters of the user model; 0 where there is none, or its checkpoint is not on this machine."""
+    if config.user_model is None or not (Path(config.user_model.checkpoint) / "config.json").is_file():
+        return 0
+    field = "user_model.checkpoint"
+    return shape_of(read_config(field, config.user_model.checkpoint), field).num_parameters
 
 
 def size(count: float) -> str:
@@ -99,16 +115,18 @@ def report(config: RunConfig, shape: ShapeConfig, nodes: Sequence[Node], source:
     lines = ["# configuration", to_yaml(config).rstrip(), "", "# batch arithmetic", *rows(batch_arithmetic(config))]
     if config.evaluation.sets:
         lines += ["", "# evaluation", *rows(evaluation(config))]
-    lines += ["", "# model and memory", *rows(memory(config, shape)), "", "# placement", *placement(wanted)]
+    lines += ["", "# model and memory", *rows(memory(config, shape))]
+    lines += ["", "# placement", *placement(wanted, config.user_model is not None)]
     total = f"{sum(n.cpus for n in nodes):g} CPUs and {sum(n.gpus for n in nodes)} GPUs on {len(nodes)} node(s)"
     lines += [f"  cluster ({source}): {total}", f"  {'does not fit: ' + short if short else 'fits'}"]
     return "\n".join(lines), short
 
 
-def placement(wanted: Sequence[Bundle]) -> list[str]:
+def placement(wanted: Sequence[Bundle], user_model: bool) -> list[str]:
     """One line per bundle."""
     if not wanted:
-        return ["  all in this process (launcher: inline)"]
+        served = ", the user model in processes of its own" if user_model else ""
+        return [f"  all in this process (launcher: inline){served}"]
     lines = [f"  {b.name}: {b.cpus:g} CPUs, {b.gpus} GPUs" for b in wanted]
     return [*lines, f"  in all: {sum(b.cpus for b in wanted):g} CPUs, {sum(b.gpus for b in wanted)} GPUs"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from configs.environment import SETS, EnvironmentConfig, EvaluationConfig, EvaluationSetConfig
 from configs.errors import ConfigError
@@ -88,26 +89,41 @@ def settle(
     )
 
 
-def check(sets: Sequence[TaskSet], model: ModelConfig) -> None:
+class Tried(NamedTuple):
+    """What an environment that could be made says of itself."""
+
+    num_tasks: int | None
+    """None: as many as wanted."""
+    uses_user_model: bool
+    """Whether it talks to the model that the run serves."""
+
+
+def check(sets: Sequence[TaskSet], model: ModelConfig) -> bool:
     """Make the environment of every set once.
 
     Args:
         sets: of an evaluation.
         model: what acts in them.
 
+    Returns:
+        Whether one of them talks to the model that the run serves.
+
     Raises:
         ConfigError: one that cannot be made, that has fewer tasks than the set, or whose tools the model's chat
             template does not take.
     """
+    served = False
     for task_set in sets:
         section = f"{SETS}{task_set.name}."
-        most = try_environment(task_set.environment, model, section)
+        most, uses_user_model = try_environment(task_set.environment, model, section)
+        served = served or uses_user_model
         if most is not None and task_set.tasks > most:
             rule = f"must be <= {most}, the number of tasks of its environment"
             raise ConfigError(section + "tasks", rule, task_set.tasks, f"Set it to {most}.")
+    return served
 
 
-def try_environment(environment: EnvironmentConfig, model: ModelConfig, section: str | None = None) -> int | None:
+def try_environment(environment: EnvironmentConfig, model: ModelConfig, section: str | None = None) -> Tried:
     """Make an environment and close it.
 
     Args:
@@ -116,7 +132,7 @@ def try_environment(environment: EnvironmentConfig, model: ModelConfig, section:
         section: what its fields begin with in messages, where it belongs to a set.
 
     Returns:
-        The number of its tasks; None: as many as wanted.
+        What it says of itself.
 
     Raises:
         ConfigError: whatever is wrong with it, in the fields of `section`; or the model's chat template does not take
@@ -124,7 +140,8 @@ def try_environment(environment: EnvironmentConfig, model: ModelConfig, section:
     """
     try:
         env = open_environment(environment)
-        most = getattr(env.unwrapped, "num_tasks", None)
+        own = env.unwrapped
+        tried = Tried(getattr(own, "num_tasks", None), bool(getattr(own, "uses_user_model", False)))
     except ConfigError as error:
         if section is None:
             raise
@@ -140,7 +157,7 @@ def try_environment(environment: EnvironmentConfig, model: ModelConfig, section:
         check_tool_messages(model, env)
     finally:
         close_quietly(env)
-    return most
+    return tried
 
 
 def _moved(text: str, section: str) -> str:

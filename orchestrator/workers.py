@@ -35,6 +35,7 @@ class Workers:
         rollouts: Sequence[Member],
         rejuvenator: Member,
         *,
+        user_model: Member | None = None,
         starting: Sequence[Pending] = (),
         close: Callable[[], None],
     ) -> None:
@@ -42,6 +43,7 @@ class Workers:
         self.learners = list(learners)
         self.rollouts = list(rollouts)
         self.rejuvenator = rejuvenator
+        self.user_model = user_model
         self.version = -1  # nothing published yet
         self._starting = list(starting)
         self._close = close
@@ -80,6 +82,10 @@ class Workers:
                         getattr(now, name),
                         "Give all runs on these workers the same value, or launch workers for this run alone.",
                     )
+        if self.rollouts and config.user_model != self.config.user_model:
+            rule = f"must be as the workers were launched with ({self.config.user_model!r})"
+            fix = "Give all runs on these workers the same section, or launch workers for this run alone."
+            raise ConfigError("user_model", rule, config.user_model, fix)
 
     def check_files(self, config: RunConfig) -> None:
         """Check that a run's checkpoints have the tokenizer, template and shape that the engines were started with.
@@ -102,9 +108,21 @@ class Workers:
                 )
 
     def wait_for_engines(self) -> None:
-        """Wait until all engines have started."""
+        """Wait until all engines have started, and the user model answers."""
         gather(self._starting, self.config.rollout.start_timeout_s)
         self._starting = []
+        self.wait_for_user_model()
+
+    def wait_for_user_model(self) -> None:
+        """Wait until the user model answers, where the run serves one: it may be starting again.
+
+        Raises:
+            RuntimeError: it does not; the end of its log is in the message.
+        """
+        if self.user_model is not None:
+            assert self.config.user_model is not None
+            limit = self.config.user_model.start_timeout_s + 60.0  # the server itself gives up earlier, and says more
+            self.user_model.start("wait_until_ready").result(limit)
 
     def load(self, parcel: Parcel, config: RunConfig) -> None:
         """Hand a checkpoint to the learner group, with a fresh optimizer."""
@@ -135,6 +153,7 @@ class Workers:
 
     def generate(self, jobs: Sequence[EpisodeJob], environment: EnvironmentConfig, sampling: Sampling) -> list[Any]:
         """Run episodes, whole groups dealt over the rollout workers; trajectories in the order of `jobs`."""
+        self.wait_for_user_model()
         count = len(self.rollouts)
         shares = [[job for job in jobs if job.group % count == i] for i in range(count)]
         calls = [

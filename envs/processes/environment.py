@@ -64,6 +64,8 @@ class ProcessEnv(gymnasium.Env[tuple[Message, ...], str]):
             raise
         self.offers_tools = "tools" in extras
         """Whether it is a `ToolEnv`."""
+        self.uses_user_model = "user model" in extras
+        """Whether it talks to the model that the run serves (`envs.user_model`)."""
         for name in ("task", "demonstration"):
             if name in extras:
                 setattr(self, name, getattr(self, f"_{name}"))

@@ -94,6 +94,7 @@ class Held:
         own = self.env.unwrapped
         extras = [name for name in ("task", "demonstration") if callable(getattr(own, name, None))]
         extras += ["tools"] if isinstance(own, ToolEnv) else []
+        extras += ["user model"] if getattr(own, "uses_user_model", False) else []
         return {"extras": extras, "num_tasks": getattr(own, "num_tasks", None)}
 
     def task(self, index: int) -> Any:

@@ -20,8 +20,11 @@ from configs import bounds
 from configs.errors import ConfigError
 from envs.conversation import KWARGS
 from envs.spaces import Message
+from envs.user_model import KEY_VARIABLE, MODEL_NAME, SERVED, served_url
 
 SECTION = KWARGS + "user."
+SERVED_ATTEMPTS = 20
+"""Attempts at the model that the run serves: with their waits they last longer than its restart."""
 _RETRIED = frozenset({408, 409, 425, 429})
 _MAX_BYTES = 1 << 20
 _NUMBERS: dict[str, Any] = dict.fromkeys(("max_tokens", "attempts"), int) | dict.fromkeys(
@@ -43,7 +46,8 @@ class EndpointConfig:
     """An OpenAI-compatible endpoint and how long to wait for it: `environment.kwargs.user`."""
 
     base_url: str
-    """Address up to the version, for example `http://10.0.0.7:8000/v1`; proxies are not used."""
+    """Address up to the version, for example `http://10.0.0.7:8000/v1`; proxies are not used. `served` is the model
+    that the run serves (`user_model`): then model and api_key_env are left out, and attempts is 20 by default."""
     model: str
     """Name of the model at the endpoint."""
     api_key_env: str | None = None
@@ -69,7 +73,7 @@ class EndpointConfig:
     """Price of a million completion tokens."""
 
     def __post_init__(self) -> None:
-        if not _is_address(self.base_url):
+        if not (self.is_served or _is_address(self.base_url)):
             rule = "must be an http or https address without credentials or query"
             shown = self.base_url.rpartition("@")[2]  # what stands before it may be a password
             raise ConfigError(SECTION + "base_url", rule, shown, "Write http://host:port/v1.")
@@ -87,15 +91,22 @@ class EndpointConfig:
         for name in ("timeout_s", "episode_timeout_s"):
             bounds.above(SECTION, name, getattr(self, name), 0)
 
+    @property
+    def is_served(self) -> bool:
+        """Whether it is the model that the run serves, whose address is known only while the run goes on."""
+        return self.base_url == SERVED
+
     @classmethod
-    def of(cls, settings: Mapping[str, Any]) -> EndpointConfig:
-        """Make it from a config's mapping.
+    def of(cls, settings: Mapping[str, Any] | str) -> EndpointConfig:
+        """Make it from a config's mapping; `served` alone stands for `{base_url: served}`.
 
         Raises:
             ConfigError: no mapping, or an unknown, missing or wrong setting.
         """
+        if settings == SERVED:
+            settings = {"base_url": SERVED}
         if not isinstance(settings, Mapping):
-            fix = "Write user: {base_url: http://host:port/v1, model: name}, or leave it out for the scripted user."
+            fix = "Write user: {base_url: http://host:port/v1, model: name}, or user: served; left out, it is a script."
             raise ConfigError(KWARGS + "user", "must hold the settings of an endpoint", settings, fix)
         known = [f.name for f in fields(cls)]
         for name in settings:
@@ -103,11 +114,22 @@ class EndpointConfig:
                 near = difflib.get_close_matches(str(name), known, n=1)
                 fix = f"Did you mean {near[0]!r}?" if near else f"It takes: {', '.join(known)}."
                 raise ConfigError(SECTION + str(name), "is no setting of the user's endpoint", settings[name], fix)
+        if settings.get("base_url") == SERVED:
+            settings = _of_served(settings)
         for name in ("base_url", "model", "api_key_env"):
             needed = name != "api_key_env" or settings.get(name) is not None
             if needed and not isinstance(settings.get(name), str):
                 raise ConfigError(SECTION + name, "must be given as text", settings.get(name), f"Set {SECTION}{name}.")
         return cls(**settings)
+
+
+def _of_served(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings with what is fixed for the model that the run serves."""
+    for name in ("model", "api_key_env"):
+        if settings.get(name) is not None:
+            rule = f"must be left out where base_url is {SERVED}"
+            raise ConfigError(SECTION + name, rule, settings[name], "The run names its model and makes the token.")
+    return {"attempts": SERVED_ATTEMPTS, **settings, "model": MODEL_NAME, "api_key_env": KEY_VARIABLE}
 
 
 class EndpointError(RuntimeError):
@@ -140,9 +162,12 @@ class Endpoint:
     """What its requests have cost; the caller may put a fresh one in its place."""
     waited_s: float = 0.0
     """Time waited over the whole episode."""
+    url: str = field(init=False)
+    """Its address up to the version."""
     _headers: dict[str, str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
+        self.url = served_url(SECTION + "base_url") if self.config.is_served else self.config.base_url
         self._headers = {"Content-Type": "application/json"}
         if self.config.api_key_env is not None:
             self._headers["Authorization"] = f"Bearer {read_key(self.config.api_key_env)}"
@@ -184,7 +209,7 @@ class Endpoint:
             left = deadline - time.monotonic()
             if left <= 0:
                 rule = f"waited episode_timeout_s={config.episode_timeout_s:g} in this episode"
-                raise EndpointError(f"the user's endpoint {config.base_url} gave no message: {rule} (last: {problem}).")
+                raise EndpointError(f"the user's endpoint {self.url} gave no message: {rule} (last: {problem}).")
             self.figures.requests += 1
             self.figures.retries += attempt > 0
             asked_wait = 0.0
@@ -202,13 +227,13 @@ class Endpoint:
                 problem = f"status {status}: {self._shown(data)}"
                 asked_wait = _seconds(retry_after)
                 if status not in _RETRIED and status < 500:
-                    raise EndpointError(f"the user's endpoint {config.base_url} refused: {problem}")
+                    raise EndpointError(f"the user's endpoint {self.url} refused: {problem}")
         rule = f"failed {config.attempts} times"
-        raise EndpointError(f"the user's endpoint {config.base_url} {rule} (last: {problem}).")
+        raise EndpointError(f"the user's endpoint {self.url} {rule} (last: {problem}).")
 
     def _post(self, body: bytes, timeout_s: float) -> tuple[int, str, bytes]:
         """Send one request; return status, `Retry-After` and the answer's first bytes. Redirects are not followed."""
-        address = urlsplit(self.config.base_url)
+        address = urlsplit(self.url)
         kind = http.client.HTTPSConnection if address.scheme == "https" else http.client.HTTPConnection
         connection = kind(str(address.hostname), address.port, timeout=timeout_s)
         guard = None

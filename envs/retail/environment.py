@@ -47,8 +47,9 @@ class RetailEnv(RetailTools, ToolEnv):
         path: folder with tau-bench's retail data (docs/environments.md); None: a small generated shop.
         tasks_file: file in that folder with the tasks; None: `tasks_train.json` for the split `train`, `tasks_dev.json`
             for `heldout`.
-        user: an endpoint at which a model plays the user, the settings of `endpoint.EndpointConfig`; None: a scripted
-            user, who states the whole instruction, confirms once where the task changes anything, then leaves.
+        user: an endpoint at which a model plays the user, the settings of `endpoint.EndpointConfig`; `served`: the
+            model that the run serves; None: a scripted user, who states the whole instruction, confirms once where the
+            task changes anything, then leaves.
         max_turns: assistant turns before truncation, tool calls included.
         max_calls_per_turn: calls executed in one turn; the policy wants one.
         correct_reward: reward of a solved episode.
@@ -61,7 +62,7 @@ class RetailEnv(RetailTools, ToolEnv):
         *,
         path: str | None = None,
         tasks_file: str | None = None,
-        user: Mapping[str, Any] | None = None,
+        user: Mapping[str, Any] | str | None = None,
         max_turns: int = 40,
         max_calls_per_turn: int = 1,
         correct_reward: float = 1.0,
@@ -70,7 +71,8 @@ class RetailEnv(RetailTools, ToolEnv):
     ) -> None:
         super().__init__(max_turns=max_turns, max_calls_per_turn=max_calls_per_turn, **kwargs)
         self.endpoint = None if user is None else EndpointConfig.of(user)
-        if self.endpoint is not None and self.endpoint.api_key_env is not None:
+        self.uses_user_model = self.endpoint is not None and self.endpoint.is_served
+        if self.endpoint is not None and self.endpoint.api_key_env is not None and not self.uses_user_model:
             read_key(self.endpoint.api_key_env)  # a missing key is to be found before anything starts
         if tasks_file is not None and path is None:
             fix = "Give the folder that holds the file as environment.kwargs.path."
@@ -86,11 +88,10 @@ class RetailEnv(RetailTools, ToolEnv):
         self.database = Database(self.dataset.template)
         self.user: User = ScriptedUser([])
         self.said: list[str] = []
-        self._demonstrating = False
 
     def make_user(self, task: Task) -> User:
         """Return the user of an episode; override it for one of another kind."""
-        if self.endpoint is None or self._demonstrating:
+        if self.endpoint is None or self.demonstrating:
             return ScriptedUser(lines_of(task["instruction"], task["actions"]))
         return EndpointUser(self.endpoint, task["instruction"])
 
@@ -143,14 +144,6 @@ class RetailEnv(RetailTools, ToolEnv):
         self.said.append(text)
         answer, stop, _ = self.user.reply(text).partition(STOP)
         return Reply(answer.strip() or (), terminated=bool(stop))
-
-    def demonstration(self) -> list[Message] | None:
-        """Play the expert on the current task, always against the scripted user."""
-        self._demonstrating = True
-        try:
-            return super().demonstration()
-        finally:
-            self._demonstrating = False
 
     def expert_turns(self, task: Task) -> list[str]:
         """Return the reference actions with the look-ups and messages that the policy asks for."""

@@ -8,13 +8,14 @@ from configs.errors import ConfigError
 from configs.loader import load, parse_override, to_yaml
 
 SHIPPED = sorted(Path("configs").glob("*.yaml"))
+BESIDE = {"math_toy_zero2": ["math_toy.yaml"], "retail_user_model": ["retail_qwen2_1.5b.yaml"]}
+"""Files that say only what is different -> those before them on the command line."""
 GIVEN = ["model.base=b", "model.sft=s", "environment.id=rejuvenate/Arithmetic-v0"]
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda p: p.stem)
 def test_every_shipped_file_loads(file):
-    files = [Path("configs/math_toy.yaml"), file] if file.stem == "math_toy_zero2" else [file]
-    load(files)
+    load([*(Path("configs") / below for below in BESIDE.get(file.stem, ())), file])
 
 
 def test_files_merge_left_to_right_and_overrides_come_last(tmp_path):

@@ -4,6 +4,7 @@ import http.server
 import json
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from envs.retail.endpoint import Endpoint, EndpointConfig, EndpointError
 from envs.retail.environment import RetailEnv
 from envs.retail.users import GREETING, STOP, EndpointUser
 from envs.tool_calls import format_hermes
+from envs.user_model import KEY_VARIABLE, MODEL_NAME, URL_VARIABLE
 
 KEY = "sk-very-secret"
 VARIABLE = "TEST_RETAIL_KEY"
@@ -308,6 +310,8 @@ def test_demonstrations_ask_no_endpoint(serve):
     assert len(server.requests) == asked == 1
     env.reset(seed=0)
     assert len(server.requests) == 2, "the next episode asks it again"
+    env.reset(seed=0, options={"demonstration": True})
+    assert len(server.requests) == 2
 
 
 def test_an_endpoint_that_fails_raises_out_of_the_step(serve):
@@ -316,3 +320,56 @@ def test_an_endpoint_that_fails_raises_out_of_the_step(serve):
     env.reset(seed=0)
     with pytest.raises(EndpointError, match="status 401"):
         env.step("Yes?")
+
+
+# ---- the model that the run serves ---------------------------------------------------------------------------------
+
+
+def test_a_served_user_is_found_and_asked_with_the_runs_token(serve, monkeypatch):
+    server = serve("Hello.", "Hello again.")
+    env = RetailEnv(user="served")  # made before anything is served
+    assert env.uses_user_model
+    monkeypatch.setenv(URL_VARIABLE, server.url)
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
+    assert env.reset(seed=0)[0][1]["content"] == "Hello."
+    path, headers, body, _ = server.requests[0]
+    assert (path, headers["Authorization"]) == ("/v1/chat/completions", f"Bearer {KEY}")
+    assert body["model"] == MODEL_NAME
+    env = RetailEnv(user={"base_url": "served", "temperature": 0.25, "max_tokens": 7, "attempts": 3})
+    env.reset(seed=0)
+    assert (server.requests[1][2]["temperature"], server.requests[1][2]["max_tokens"]) == (0.25, 7)
+    assert env.endpoint.attempts == 3
+    assert EndpointConfig.of("served").attempts == 20, "it may be starting again"
+    assert EndpointConfig.of({"base_url": "http://a/v1", "model": "m"}).attempts == 5
+    assert not RetailEnv().uses_user_model
+
+
+def test_a_served_user_in_a_process_of_no_such_run_is_an_error_of_the_configuration(monkeypatch):
+    monkeypatch.delenv(URL_VARIABLE, raising=False)
+    env = RetailEnv(user="served")
+    with pytest.raises(ConfigError, match=r"user\.base_url needs a run that serves a model, got 'served'\. Give"):
+        env.reset(seed=0)
+    env.reset(seed=0, options={"demonstration": True})
+    assert env.demonstration()[-1]["role"] == "assistant", "an expert needs nobody"
+
+
+@pytest.mark.parametrize("name", ["model", "api_key_env"])
+def test_what_the_run_settles_cannot_be_set_for_a_served_user(name):
+    with pytest.raises(ConfigError, match=rf"user\.{name} must be left out where base_url is served, got 'x'"):
+        RetailEnv(user={"base_url": "served", name: "x"})
+
+
+def test_the_judge_of_the_documentation_asks_the_served_model(serve, monkeypatch):
+    text = Path("docs/environments.md").read_text()
+    program = text.partition("where the run serves none:\n\n```python\n")[2].partition("```")[0]
+    space: dict = {}
+    exec(compile(program, "docs/environments.md", "exec"), space)
+    server = serve("Yes, it is.", "No.")
+    monkeypatch.setenv(URL_VARIABLE, server.url)
+    monkeypatch.setenv(KEY_VARIABLE, KEY)
+    env = space["Poem"]()
+    assert env.uses_user_model
+    for reward in (1.0, 0.0):
+        env.reset(seed=0)
+        assert env.step("Roses are red.")[1:3] == (reward, True)
+    assert "Roses are red." in server.requests[0][2]["messages"][0]["content"]

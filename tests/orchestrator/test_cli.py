@@ -77,6 +77,12 @@ ERRORS = {
     "reset of another architecture": (["model.base={dir}/gemma", "model.sft={dir}/gemma"], "rejuvenation.steps", "must hold no reset", "['Gemma2ForCausalLM']", "fusion works"),
     "no text-only shape": (["model.base={dir}/vision", "model.sft={dir}/vision"], "model.base", "must state hidden_size", "['VisionModel']", "decoder"),
     "no such device": (["rejuvenation.device=gpu"], "rejuvenation.device", "must be auto, cpu, cuda or cuda:N", "'gpu'", "auto"),
+    "served user without a model": (["environment.id=rejuvenate/Retail-v0", "environment.kwargs={{user: served}}", "evaluation.sets=[]"], "user_model.checkpoint", "must be given", "None", "a script plays the user"),
+    "served user in an evaluation set": (["environment.id=rejuvenate/Retail-v0", "environment.kwargs={{}}", "evaluation.sets=[{{name: a, kwargs: {{user: {{base_url: served}}}}}}]"], "user_model.checkpoint", "must be given", "None", "a script plays the user"),
+    "served model for nobody": (["user_model.checkpoint={dir}/sft"], "user_model", "must be left out", "/sft'", "uses_user_model"),
+    "no such user model": (["environment.id=rejuvenate/Retail-v0", "environment.kwargs={{user: served}}", "evaluation.sets=[]", "user_model.checkpoint={dir}/no"], "user_model.checkpoint", "must be an existing directory", "/no'", "Hugging Face"),
+    "user model without a template": (["environment.id=rejuvenate/Retail-v0", "environment.kwargs={{user: served}}", "evaluation.sets=[]", "user_model.checkpoint={dir}/gemma"], "user_model.checkpoint", "must hold a chat template", "/gemma'", "chat_template.jinja"),
+    "user model over two processors": (["user_model.tensor_parallel=2", "user_model.checkpoint=u"], "user_model.tensor_parallel", "must be 1 where user_model.device is cpu", "2", "cuda"),
     "greedy training": (["rollout.temperature=0"], "rollout.temperature", "must be > 0", "0", "above 0"),
     "weights for a file": (["{dir}/sft/model.safetensors"], "config file", "must be a text file", "model.safetensors'", "YAML"),
     "more k than samples in a set": (["evaluation.sets=[{{name: a, samples: 4}}]"], "evaluation.sets.a.k", "must be at most the number of samples (4)", "8", "k: 4 or less"),
@@ -293,6 +299,18 @@ def test_the_retail_example_is_planned_as_it_ships(capsys, monkeypatch, tmp_path
     code, _, err = call(capsys, monkeypatch, "plan", *arguments, "environment.kwargs={path: ~/none}")
     assert code == 2
     assert "environment.kwargs.path must be a folder with users.json" in err
+
+
+def test_the_served_user_is_planned_as_it_ships(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    arguments = ["configs/retail_qwen2_1.5b.yaml", "configs/retail_user_model.yaml", "--cluster"]
+    code, out, err = call(capsys, monkeypatch, "plan", *arguments, "nodes=1,gpus=3,cpus=16")
+    assert (code, err) == (0, "")
+    assert "user-model: 4 CPUs, 1 GPUs" in out
+    assert "checkpoint: Qwen/Qwen2.5-7B-Instruct" in out
+    code, _, err = call(capsys, monkeypatch, "plan", *arguments, "nodes=1,gpus=2,cpus=16")
+    assert code == 1
+    assert "1 GPUs short" in err
 
 
 def test_an_environment_beside_the_user_is_found(tmp_path):

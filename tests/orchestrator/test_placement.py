@@ -23,6 +23,17 @@ def test_hosts_of_environments_processes_have_bundles_of_their_own():
     assert [b.name for b in bundles(config, rollouts=False)] == ["learner-0"]
 
 
+def test_the_user_model_has_a_bundle_beside_the_rollout_workers():
+    config = run_config("user_model.checkpoint=u", "user_model.cpus=2.5")
+    assert bundles(config)[-1] == Bundle("user-model", 2.5, 0)
+    assert [b.name for b in bundles(config, rollouts=False)] == ["learner-0"]
+    on_gpus = run_config("user_model={checkpoint: u, device: cuda, tensor_parallel: 2}")
+    assert bundles(on_gpus, learners=False) == [Bundle("rollout-0", 1.0, 0), Bundle("user-model", 1.0, 2)]
+    found = shortage(bundles(on_gpus), [Node(8, 1)])
+    assert "user-model needs 1 CPUs and 2 GPUs on one node" in found
+    assert "1 GPUs short" in found
+
+
 def test_bundles_that_fit_are_short_of_nothing():
     wanted = [Bundle("a", 1, 0), Bundle("b", 3, 1), Bundle("c", 4, 0)]
     assert shortage(wanted, [Node(4, 1), Node(4, 0)]) is None

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 
 from configs.model import ShapeConfig
@@ -88,3 +90,23 @@ def test_inline_run_needs_no_placement():
     text, short = report(run_config("launcher=inline"), SHAPE, [Node(1, 0)], "this machine")
     assert short is None
     assert "all in this process" in text
+
+
+def test_user_model_is_counted_where_its_checkpoint_is_at_hand(tmp_path):
+    shape = {"hidden_size": 8, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+    shape |= {"intermediate_size": 16, "vocab_size": 10, "tie_word_embeddings": True}
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["Qwen2ForCausalLM"], **shape}))
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    given = ["user_model.dtype=bfloat16", "user_model.cpus=0.5"]
+    config = run_config(f"user_model.checkpoint={tmp_path}", *given)
+    row = "user model, weights per device"
+    assert dict(memory(config, SHAPE))[row] == size(2 * SHAPE.num_parameters)
+    assert row not in dict(memory(run_config("user_model.checkpoint=org/name"), SHAPE))
+    text, short = report(config, SHAPE, [Node(2.5, 0)], "declared")
+    assert short is None
+    assert "user-model: 0.5 CPUs, 0 GPUs" in text
+    assert "in all: 2.5 CPUs, 0 GPUs" in text
+    text, short = report(config, SHAPE, [Node(2, 0)], "declared")
+    assert "0.5 CPUs short" in short
+    text, _ = report(run_config("launcher=inline", "user_model.checkpoint=org/name"), SHAPE, [Node(1, 0)], "declared")
+    assert "all in this process (launcher: inline), the user model in processes of its own" in text

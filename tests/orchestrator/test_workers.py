@@ -4,6 +4,7 @@ import pytest
 
 from configs.environment import EnvironmentConfig
 from configs.errors import ConfigError
+from configs.user_model import UserModelConfig
 from orchestrator.episode import EpisodeJob, Sampling
 from orchestrator.loop import due, rates
 from orchestrator.members import InlineMember, MemberFailed
@@ -53,13 +54,16 @@ class Waiting:
         self.limits.append(timeout_s)
 
 
-def make(rollouts, learners=2, starting=(), closed=None):
+def make(rollouts, learners=2, starting=(), closed=None, user_model=None):
     config = run_config(f"rollout.workers={len(rollouts)}", f"learner.ranks={learners}", "rollout.start_timeout_s=77")
+    if user_model is not None:
+        config = replace(config, user_model=UserModelConfig("org/name"))
     return Workers(
         config,
         [InlineMember(f"learner-{i}", FakeLearner(i)) for i in range(learners)],
         [InlineMember(f"rollout-{i}", r) for i, r in enumerate(rollouts)],
         InlineMember("rejuvenation", object()),
+        user_model=None if user_model is None else InlineMember("user-model", user_model),
         starting=starting,
         close=lambda: (closed if closed is not None else []).append(True),
     )
@@ -89,6 +93,36 @@ def test_rank_zero_publishes_and_every_engine_takes_it_after_it_has_started():
     assert [r.held for r in rollouts] == [[(["bucket of 4"], 4), (["bucket of 5"], 5)]] * 2
     (limit,) = waiting.limits  # waited for once
     assert 76 < limit <= 77
+
+
+class FakeServer:
+    def __init__(self):
+        self.waits, self.failure = 0, None
+
+    def wait_until_ready(self):
+        self.waits += 1
+        if self.failure:
+            raise RuntimeError(self.failure)
+
+
+def test_user_model_is_waited_for_with_the_engines_and_before_each_batch():
+    server, rollout = FakeServer(), FakeRollout()
+    workers = make([rollout], user_model=server)
+    workers.publish(0)
+    assert server.waits == 1
+    workers.generate([EpisodeJob(0, 0, 0, 0)], EnvironmentConfig("id"), Sampling(1.0, 8))
+    assert server.waits == 2
+    server.failure = "ended once more"
+    with pytest.raises(RuntimeError, match="ended once more"):
+        workers.generate([EpisodeJob(0, 0, 0, 0)], EnvironmentConfig("id"), Sampling(1.0, 8))
+    assert len(rollout.groups) == 1, "no episode began"
+
+
+def test_run_with_another_user_model_needs_workers_of_its_own():
+    workers = make([FakeRollout()], user_model=FakeServer())
+    workers.check_fits(workers.config)
+    with pytest.raises(ConfigError, match="user_model must be as the workers were launched with"):
+        workers.check_fits(replace(workers.config, user_model=None))
 
 
 def test_engine_that_holds_another_version_is_our_bug():
