@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -19,7 +19,10 @@ from configs.rejuvenation import RejuvenationConfig
 from rejuvenation.alignment import Alignment
 from rejuvenation.answers import greedy_answers
 from rejuvenation.blocks import Block, Workspace
+from rejuvenation.candidates import Scored, choose_repair
 from rejuvenation.checkpoint import CheckpointReader
+from rejuvenation.choice import Choice
+from rejuvenation.diagnostics.material import Reward
 from rejuvenation.directories import check_output, weight_bytes
 from rejuvenation.drift import DriftMeter, unmeasured
 from rejuvenation.excerpts import Excerpt, excerpts
@@ -73,6 +76,9 @@ def transform(
     pairs: Sequence[TokenPair] = (),
     *,
     prompts: Sequence[Sequence[int]] = (),
+    reward: Reward | None = None,
+    choice: Choice | None = None,
+    scored: Scored | None = None,
     seed: int,
 ) -> Report:
     """Repair an over-trained SFT checkpoint and write it as an ordinary Hugging Face checkpoint with its report.
@@ -89,7 +95,11 @@ def transform(
         pairs: calibration pairs; without any, those of the file `config.calibration` are used, if it is set.
         prompts: token ids; without pairs, the SFT checkpoint's greedy answers to `config.calibration_pairs` of them are
             the pairs. One of the three is needed where neurons are scored (`config.needs_pairs`).
-        seed: draws the calibration pairs, and what is random in the steps.
+        reward: where alpha or rho is `auto`: grades `(index of the prompt, response)`. Without `prompts`, those of the
+            calibration pairs are sampled from, and the final answers of their responses are what is right.
+        choice: of alpha and rho, if they were chosen already, for the report.
+        scored: the reset sets that the choice was made with; None scores the neurons.
+        seed: draws the calibration pairs, and what is random in the steps and in the rollouts of a choice.
 
     Returns:
         The report, also written as report.json and, for people, as report.html with its figures in report_figures/.
@@ -125,9 +135,14 @@ def transform(
         drawn_from = f"{len(pairs)} of {len(prompts)} prompts"
         notes.append(f"calibration pairs: greedy answers of the SFT checkpoint to {drawn_from}")
     drawn = draw(pairs, config.calibration_pairs, seed)
+    if config.is_auto:
+        with clock.stage("choice"):
+            choice, scored = choose_repair(alignment, config, drawn, pairs, prompts, reward, seed)
+        config = replace(config, alpha=choice.alpha, rho=choice.rho)
+        table = NeuronTable.of(sft) if config.criterion is not None else None
     measurement = Measurement(table)
     if drawn:
-        measurement = measure(alignment, config, table, drawn, seed=seed, clock=clock)
+        measurement = measure(alignment, config, table, drawn, seed=seed, clock=clock, scored=scored)
     elif table is not None:
         measurement.selected = reset_set(config, table, alignment, None, seed)[0]
     with clock.stage("statistics"):
@@ -144,7 +159,7 @@ def transform(
         with clock.stage("write"), hashed_beside(*{base, sft}) as hashes:
             written = write_checkpoint(partial, sft, rows)
         hashes["output"] = written
-        report = _report(alignment, config, measurement, meter, drawn, hashes, seed, clock)
+        report = _report(alignment, config, measurement, meter, drawn, hashes, seed, clock, choice)
         report.save(partial)
         write_page(report, partial)
     return report
@@ -176,6 +191,7 @@ def measure(
     *,
     seed: int,
     clock: Clock,
+    scored: Scored | None = None,
 ) -> Measurement:
     """Find the reset set, and the entropies before and after. Holds one model, filled four times.
 
@@ -186,6 +202,7 @@ def measure(
         pairs: calibration pairs, all used.
         seed: of the random reset.
         clock: gets the time of each stage.
+        scored: the reset sets, if neurons were scored already.
     """
     result = Measurement(table)
     with clock.stage("load"):
@@ -210,7 +227,9 @@ def measure(
     look(model, "base")
     gaps = [sft - base for sft, base in zip(result.entropies["sft"], result.entropies["base"], strict=True)]
     result.targets = [target_tokens(gap, config.target_tokens) for gap in gaps]
-    if table is not None:
+    if table is not None and scored is not None:
+        result.selected, result.reconstruction_error = scored.selected[config.rho], scored.reconstruction_error
+    elif table is not None:
         with clock.stage("attribution"):
             put_weights(model, alignment.sft.items())
             evidence = Evidence(model, table, config, alignment, pairs, result.targets)
@@ -255,6 +274,7 @@ def _report(
     hashes: dict[str, dict[str, str]],
     seed: int,
     clock: Clock,
+    choice: Choice | None,
 ) -> Report:
     table, selected = measurement.table, measurement.selected
     total = table.total if table is not None else 0
@@ -307,4 +327,5 @@ def _report(
         entropy_histograms=EntropyHistograms.of(measurement.entropies, measurement.targets),
         excerpts=shown,
         plasticity=measurement.plasticity,
+        choice=choice,
     )
