@@ -7,6 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rich.text import Text
+
 from configs.run import RunConfig
 from orchestrator.console import Console
 from orchestrator.run_directory import write_atomic
@@ -36,6 +38,7 @@ def choose_repair(
     if config.model.start != "rejuvenated" or not config.rejuvenation.is_auto:
         return config, None
     from rejuvenation.choice import Choice, Outcome, choose
+    from rejuvenation.choice_table import details
 
     auto, file = config.rejuvenation.auto, run_dir / CHOICE_FILE
     prompts = min(auto.prompts, num_tasks(config) or auto.prompts)
@@ -61,6 +64,8 @@ def choose_repair(
             choice = choose(config.rejuvenation, measure, judged_by=judged_by)
         write_atomic(file, json.dumps(choice.to_json(), indent=1) + "\n")
     console.explain(f"auto: {choice.sentence}")
+    for line in details(choice):
+        console.rich.print(Text(line), soft_wrap=True)
     repair = replace(config.rejuvenation, alpha=choice.alpha, rho=choice.rho)
     return replace(config, rejuvenation=repair), choice.to_json()
 

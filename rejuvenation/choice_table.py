@@ -8,7 +8,7 @@ from rejuvenation.choice import Choice, Trial, taken
 
 WIDTH = 80
 TAKEN, GOOD_ENOUGH = ">", "+"
-LEGEND = f"{TAKEN} taken; {GOOD_ENOUGH} good enough by the rule. size: share of SFT's change that is taken back."
+LEGEND = f"marks: {TAKEN} taken, {GOOD_ENOUGH} good enough by the rule. size: share of SFT's change that is taken back"
 
 
 def header(choice: Choice) -> list[str]:
@@ -42,12 +42,15 @@ def cells(trial: Trial, *, is_taken: bool) -> list[str]:
 
 def lines(choice: Choice) -> list[str]:
     """Decision, table and rule for a terminal."""
+    return [*wrapped(f"auto: {choice.sentence}"), *details(choice)]
+
+
+def details(choice: Choice) -> list[str]:
+    """Table and rule for a terminal."""
     table = [header(choice), *rows(choice)]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-    shown = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
     return [
-        *wrapped(f"auto: {choice.sentence}"),
-        *shown,
+        *("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table),
         *wrapped(LEGEND),
         *wrapped(f"tried on: {choice.judged_by}"),
         *wrapped(f"rule: {choice.rule}"),

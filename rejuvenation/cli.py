@@ -221,6 +221,11 @@ def _say_needs(base: Path | None, sft: Path, config: RejuvenationConfig, *, scor
     needs.check()
     for line in needs.lines():
         typer.echo(line)
+    if config.is_auto:
+        auto = config.auto
+        count = (1 + len(auto.alphas)) * (config.alpha == AUTO) + len(auto.rhos) * (config.rho == AUTO)
+        rollouts = f"{auto.samples} rollouts of at most {auto.prompts} prompts"
+        typer.echo(f"auto     about {count} candidates, each on {rollouts} (without answers: on the pairs)")
 
 
 @app.command()

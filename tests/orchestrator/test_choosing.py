@@ -1,10 +1,12 @@
 """Alpha and rho of a run, chosen on the engines: workers are stand-ins, the rule and the repairs are real."""
 
+import io
 import json
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console as RichConsole
 
 from configs.environment import EnvironmentConfig
 from configs.model import ModelConfig
@@ -56,11 +58,16 @@ class FakeWorkers:
 def test_run_takes_the_repair_that_the_environment_rewards_and_remembers_it(tmp_path: Path) -> None:
     config = run_config(*AUTO)
     workers = FakeWorkers({(1.0, 0.0): 0, (0.7, 0.0): 0, (0.4, 0.0): 2, (0.4, 0.01): 0})
-    chosen, choice = choose_repair(config, workers, tmp_path, Console())
+    shown = io.StringIO()
+    chosen, choice = choose_repair(config, workers, tmp_path, Console(RichConsole(file=shown, width=80)))
     assert (chosen.rejuvenation.alpha, chosen.rejuvenation.rho, chosen.rejuvenation.is_auto) == (0.4, 0.0, False)
     assert workers.asked == [(1.0, 0.0), (0.7, 0.0), (0.4, 0.0), (0.4, 0.01)]
     assert all(jobs == workers.jobs[0] for jobs in workers.jobs), "the same tasks and seeds for every candidate"
     assert len(workers.jobs[0]) == 24
+    printed = shown.getvalue().splitlines()
+    assert any(line.startswith("auto: taken: alpha 0.4, rho 0: pass@4 1.000 on 6 prompts") for line in printed)
+    assert sum(line.startswith(">") for line in printed) == 1
+    assert max(map(len, printed)) <= 80
     assert choice["trials"][2]["pass_at_1"] == 0.5
     assert choice["trials"][3]["reset_ratio"] == 0.25
     assert choice["trials"][0]["entropy"] == 0.5, "of sampled tokens alone"
