@@ -7,6 +7,7 @@ it stands here because all of them may import it, and imports nothing itself: it
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from typing import Any
@@ -31,6 +32,8 @@ _OPEN, _CLOSE = (
     "\ufdd1",
 )  # Unicode noncharacters around the number of a spelled special token, while rendering
 _MARK = re.compile(f"{_OPEN}([0-9]+){_CLOSE}")
+STAND_IN = f"{_OPEN}turn{_CLOSE}"
+"""The content of a turn in whose place something else is sampled: no marked message can spell it."""
 
 
 class ChatTemplate:
@@ -108,8 +111,19 @@ class ChatTemplate:
 
 
 def _bare_copy(backend: Any) -> Any:
-    """A copy of a `tokenizers` tokenizer that neither truncates nor pads, whatever its tokenizer.json says."""
-    bare = type(backend).from_str(backend.to_str())
+    """A copy of a `tokenizers` tokenizer that neither truncates nor pads, nor puts a space first.
+
+    SentencePiece's space before a text belongs to the beginning of a sequence, which no segment is.
+    """
+    state = backend.to_str()
+    if '"prepend_scheme":"first"' in state:
+        parts = json.loads(state)
+        outer = parts["pre_tokenizer"] or {}
+        for part in (outer, *outer.get("pretokenizers", [])):
+            if part.get("prepend_scheme") == "first":
+                part["prepend_scheme"] = "never"
+        state = json.dumps(parts)
+    bare = type(backend).from_str(state)
     bare.no_truncation()
     bare.no_padding()
     bare.encode_special_tokens = False

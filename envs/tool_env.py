@@ -9,6 +9,7 @@ from configs import bounds
 from envs.conversation import KWARGS, ConversationEnv, Reply
 from envs.spaces import Message
 from envs.text_arguments import typed
+from envs.thinking import without_thinking
 from envs.tool_calls import AUTO, FORMATS, PARSERS, ToolCall
 from envs.tools import argument_error, tools_of
 
@@ -18,8 +19,9 @@ class ToolEnv(ConversationEnv):
 
     Authors mark methods with `@tool` and override `sample_task`, `first_messages` and `finish` (or `answer`, where a
     turn without a call is not final). Every call of a turn is parsed, checked and executed in order; results and errors
-    go back as tool messages. `info["metrics"]` counts `tool_calls` and `tool_errors` (malformed calls, unknown tools,
-    wrong arguments, tools that raised) of the step.
+    go back as tool messages. A thinking block that opens the turn (`envs.thinking`) is the model's own: what stands in
+    it is neither a call nor an answer. `info["metrics"]` counts `tool_calls` and `tool_errors` (malformed calls,
+    unknown tools, wrong arguments, tools that raised) of the step.
 
     Args:
         tool_parser: form in which the model writes its calls, a name in `envs.tool_calls.PARSERS`; `auto` is what the
@@ -57,6 +59,7 @@ class ToolEnv(ConversationEnv):
 
     def respond(self, text: str) -> Reply:
         """Execute the turn's calls, or answer it where it has none."""
+        text = without_thinking(text)
         calls = PARSERS[self.tool_parser](text)
         if not calls:
             reply = self.answer(text)
@@ -65,7 +68,7 @@ class ToolEnv(ConversationEnv):
         answers = [self._execute(call) for call in calls[: self.max_calls_per_turn]]
         if len(calls) > self.max_calls_per_turn:
             error = f"{len(calls)} calls in one turn, only the first {self.max_calls_per_turn} were executed"
-            answers.append((self._message("", self.describe_error(error)), True))
+            answers.append((self._message(ToolCall(), self.describe_error(error)), True))
         errors = sum(failed for _, failed in answers)
         return Reply(
             [message for message, _ in answers], metrics={"tool_calls": float(len(calls)), "tool_errors": float(errors)}
@@ -77,12 +80,14 @@ class ToolEnv(ConversationEnv):
             text, failed = call.error, True
         else:
             text, failed = execute(self, self._tools, call.name, call.arguments, as_text=call.as_text)
-        return self._message(call.name, self.describe_error(text) if failed else text), failed
+        return self._message(call, self.describe_error(text) if failed else text), failed
 
-    def _message(self, name: str, content: str) -> Message:
+    def _message(self, call: ToolCall, content: str) -> Message:
         """Return a tool message; no made-up name, and no half of a surrogate pair, which no tokenizer takes."""
         content = content.encode("utf-8", "replace").decode()
-        return {"role": "tool", "name": name if name in self._tools else "unknown", "content": content}
+        name = call.name if call.name in self._tools else "unknown"
+        message: Message = {"role": "tool", "name": name, "content": content}
+        return message if call.call_id is None else {**message, "tool_call_id": call.call_id}
 
 
 def execute(

@@ -49,12 +49,15 @@ def validate(arguments: list[str], *, fresh_run: bool = True):  # type: ignore[n
     from configs.checkpoint import check_model, check_rejuvenation
     from envs.registry import make
     from orchestrator.run_directory import check_free, resolve_run_dir
+    from orchestrator.tool_forms import check_tool_messages
 
     config = load_config(arguments)
     shape = check_model(config.model)
     check_rejuvenation(config.model, config.rejuvenation)
     environment = config.environment
-    make(environment.id, environment.kwargs, environment.wrappers).close()
+    env = make(environment.id, environment.kwargs, environment.wrappers)
+    check_tool_messages(config.model, env)
+    env.close()
     for task_set in config.evaluation.sets:
         env = make(environment.id, {**environment.kwargs, **task_set.kwargs}, environment.wrappers)
         most = getattr(env.unwrapped, "num_tasks", None)

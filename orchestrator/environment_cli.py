@@ -41,7 +41,7 @@ def list_environments() -> None:
 @app.command()
 def check(environment: EnvironmentId, kwargs: Kwargs = None, model: Model = None) -> None:
     """Run gymnasium's checker and ours; say of each failure what is wrong and what to do. Exit code 1 on a failure."""
-    make = _maker(environment, kwargs)
+    make = _maker(environment, kwargs, model)
     make().close()  # what cannot even be made is an error of the arguments
     from envs.checkup import checkup
     from orchestrator.environment_rendering import renderer_of, rendering_findings
@@ -67,7 +67,7 @@ def play(
     model: Model = None,
 ) -> None:
     """Play the assistant. A line is a turn (a line that ends in a backslash goes on); Ctrl-D or Ctrl-C ends."""
-    env = _maker(environment, kwargs)()
+    env = _maker(environment, kwargs, model)()
     from orchestrator.environment_play import play_episodes
     from orchestrator.environment_rendering import renderer_of
 
@@ -94,14 +94,21 @@ def new(
     typer.echo("  python -m pytest\n  pip install -e .   # then the id alone names it, from everywhere")
 
 
-def _maker(environment: str, kwargs: list[str] | None):  # type: ignore[no-untyped-def]
-    """What makes the environment that the arguments name."""
+def _maker(environment: str, kwargs: list[str] | None, model: Path | None):  # type: ignore[no-untyped-def]
+    """What makes the environment that the arguments name; `tool_parser=auto` is the form of the model's template."""
     from orchestrator.shadowing import prepare_imports
 
     prepare_imports()
     given = _parse(kwargs or [])
     from envs.registry import make
+    from envs.tool_calls import AUTO
 
+    if model is not None and given.get("tool_parser") == AUTO:
+        from configs.environment import EnvironmentConfig
+        from orchestrator.environment_rendering import renderer_of
+        from orchestrator.tool_forms import with_tool_form
+
+        given = with_tool_form(EnvironmentConfig(environment, given), renderer_of(model).tool_template).kwargs
     return lambda: make(environment, given)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import gymnasium
 
+from configs.errors import ConfigError
 from envs.checker import problems_of
 from envs.checkup import Finding
 from policies.rendering import Renderer, load_renderer
@@ -85,7 +87,8 @@ def play(env: gymnasium.Env[Any, Any], renderer: Renderer) -> PlayedEpisode:
     episode.add(conversation.prompt_token_ids, 0)
     texts = _texts(env, renderer)
     for number, text in enumerate(texts, start=1):
-        sampled = [*renderer.template.tokenize(text), renderer.end_of_turn_id]
+        written = conversation.turn_text({"role": "assistant", "content": text})  # some templates trim, or add thinking
+        sampled = [*renderer.template.tokenize(written), renderer.end_of_turn_id]
         episode.add(sampled, 1)
         seen = renderer.parse(sampled)
         turn = {"role": "assistant", "content": seen}
@@ -123,7 +126,7 @@ def _rendering(renderer: Renderer, episode: PlayedEpisode, notes: list[str]) -> 
                 f"becomes {_cut(written)}."
             )
             return
-        if content.strip() not in rendered:
+        if not any(text in rendered for text in (content.strip(), json.dumps(content, ensure_ascii=False)[1:-1])):
             yield f"the template leaves out the content of message {number} ({message['role']}): {_cut(content)}."
             return
     first = episode.loss_mask.index(1)
@@ -131,6 +134,17 @@ def _rendering(renderer: Renderer, episode: PlayedEpisode, notes: list[str]) -> 
     hidden = [tool["function"]["name"] for tool in episode.tools if tool["function"]["name"] not in rendered]
     if hidden:
         notes.append(f"The template does not show the model the tools {', '.join(hidden)}.")
+    if not _stable(renderer, episode):
+        notes.append("The template would now write earlier turns otherwise than they were sampled (docs/rendering.md).")
+
+
+def _stable(renderer: Renderer, episode: PlayedEpisode) -> bool:
+    """Whether the template makes of the whole conversation what was sampled and added piece by piece."""
+    try:
+        whole = renderer.render([renderer.template.mark(m) for m in episode.messages], episode.tools or None)
+    except ConfigError:  # it takes the turns only with their calls taken apart
+        return False
+    return renderer.template.tokenize(whole)[: len(episode.token_ids)] == episode.token_ids
 
 
 def _mask(renderer: Renderer, episode: PlayedEpisode) -> Iterator[str]:

@@ -167,7 +167,7 @@ class Episode:
             self._end(named or ("truncated" if cut or truncated else "finished"))
             return None
         new_messages = [dict(message) for message in observation]
-        sampled_end = turn.token_ids[-1] == self.renderer.end_of_turn_id
+        sampled_end = self.renderer.ends_turn(turn.token_ids[-1])
         assert self.conversation is not None, "`begin` comes first"
         added = self.conversation.extend(trajectory.messages[-1], new_messages, end_of_turn_sampled=sampled_end)
         trajectory.add_environment_tokens(added)

@@ -1,13 +1,19 @@
-"""The form of tool calls of a run: what an environment with `tool_parser: auto` gets from the model's chat template."""
+"""Tools and the model's chat template: the form of calls for `tool_parser: auto`, and whether it takes answers."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
 import logging
+from pathlib import Path
+from typing import Any
+
+import gymnasium
 
 from configs.environment import EnvironmentConfig
+from configs.model import ModelConfig
 from envs.tool_calls import AUTO, form_of
+from envs.tool_env import ToolEnv
 
 log = logging.getLogger("rejuvenate")
 
@@ -31,3 +37,23 @@ def _form(template: str) -> str:
     if form is None:
         log.warning("tool_parser: auto: the chat template shows no known form of tool calls; hermes is taken")
     return form or "hermes"
+
+
+def check_tool_messages(model: ModelConfig, env: gymnasium.Env[Any, Any]) -> None:
+    """Check, before anything is started, that the policy's chat template takes the messages of an environment's tools.
+
+    A checkpoint that is not on this machine is checked where its tokenizer is loaded.
+
+    Args:
+        model: whose tokenizer renders.
+        env: the environment; nothing is checked where it has no tools.
+
+    Raises:
+        ConfigError: the template refuses tool messages, or is none that can be rendered with; the error holds the
+            template's own.
+    """
+    directory = Path(model.base if model.start == "base" else model.sft)
+    if isinstance(env.unwrapped, ToolEnv) and (directory / "tokenizer.json").is_file():
+        from policies.rendering import load_renderer
+
+        load_renderer(directory).check_tool_messages()

@@ -2,26 +2,30 @@
 
 A conversation is a sequence of segments: a prompt, a sampled turn, what the environment added, a sampled turn, ...
 Each segment is tokenized by itself, once, in training data as in rollouts, so that both see the same ids. Special
-tokens that a message spells are text (see `configs.chat_template`).
+tokens that a message spells are text (see `configs.chat_template`). docs/rendering.md tells what that makes of the
+templates of several model families.
 """
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from configs.chat_template import CALL_TOKENS, PROBE, ChatTemplate, Message
+from configs.chat_template import CALL_TOKENS, PROBE, STAND_IN, ChatTemplate, Message
 from configs.errors import ConfigError
+from policies.rendered_conversation import FIELD, RenderedConversation, rest_of
+from policies.tool_messages import PROBE_ANSWER, PROBE_TOOLS, answered_turn, with_call_ids
 
-FIELD = "the tokenizer's chat template"
+END_OF_MESSAGE = "<|eom_id|>"
+"""What Llama 3.1 to 3.3 may end a turn with that calls a tool, in place of the end-of-turn token."""
 
 
 class Renderer:
     """Renders conversations with one tokenizer.
 
-    The template must be prefix-stable: adding messages leaves the text of the earlier ones as it was.
+    The template may rewrite a turn later (Qwen3 drops its thinking): what was sampled stays, and only what the template
+    puts after it is taken.
 
     Args:
         tokenizer: a Hugging Face tokenizer with a chat template.
@@ -43,14 +47,19 @@ class Renderer:
                 "Add tokenizer.json to the checkpoint directory.",
             )
         self.template = ChatTemplate(tokenizer)
-        self.closing = self._probe_closing()
-        """What the template puts after an assistant's content."""
+        self.opening, self.closing = self._probe_turn()
+        """What the template puts between generation prompt and content of the last turn (Qwen3: an empty thinking
+        block), and after the content."""
         self.end_of_turn_id: int = self.template.tokenize(self.closing)[0]
         """Id of the token that ends an assistant turn: sampled by the policy, mask 1."""
-        self.stop_token_ids: list[int] = sorted({self.end_of_turn_id, tokenizer.eos_token_id} - {None})
-        """Ids on which the engine stops a turn."""
+        self.end_of_turn: str = tokenizer.convert_ids_to_tokens(self.end_of_turn_id)
         special = {token_id: str(t) for token_id, t in tokenizer.added_tokens_decoder.items() if t.special}
+        self._ends = {self.end_of_turn_id, *(token_id for token_id, t in special.items() if t == END_OF_MESSAGE)}
+        self.stop_token_ids: list[int] = sorted({*self._ends, tokenizer.eos_token_id} - {None})
+        """Ids on which the engine stops a turn."""
         self._left_out = {token_id for token_id, token in special.items() if token not in CALL_TOKENS}
+        self.calls_needed = self._probe_calls()
+        """Whether the template takes tool messages only as answers to a turn with `tool_calls`."""
 
     @property
     def tool_template(self) -> str:
@@ -66,6 +75,10 @@ class Renderer:
     ) -> RenderedConversation:
         """Return a conversation that opens with `messages` and waits for its first turn."""
         return RenderedConversation(self, messages, tools)
+
+    def ends_turn(self, token_id: int) -> bool:
+        """Whether a sampled id ended its turn as the model's format has it, so that the template need not."""
+        return token_id in self._ends
 
     def parse(self, token_ids: Sequence[int]) -> str:
         """Return the text of a sampled turn without its end-of-turn token and other special tokens.
@@ -104,13 +117,47 @@ class Renderer:
             loss_mask += [1] * len(sampled) + [0] * len(added)
         return token_ids, loss_mask
 
-    def _probe_closing(self) -> str:
-        """Return the text that the template puts after an assistant's content."""
-        question, answer = {"role": "user", "content": PROBE}, {"role": "assistant", "content": PROBE}
-        before = self.template.render([question], generation_prompt=True)
-        after = self.template.render([question, answer])
-        content, found, closing = rest_of(after, before).partition(PROBE)
-        if content or not found:
+    def check_tool_messages(self) -> None:
+        """Check that the template takes tool messages and shows them.
+
+        Raises:
+            ConfigError: it does not; the error holds the template's own.
+        """
+        probe = answered_turn(with_calls=self.calls_needed)
+        shown = self.render(probe, PROBE_TOOLS)
+        if PROBE_ANSWER not in shown:
+            raise ConfigError(FIELD, "must show the model what a tool answers", shown, "Use a template with tools.")
+        self.conversation(probe[:1], PROBE_TOOLS).extend({"role": "assistant", "content": PROBE}, probe[2:3])
+
+    def render(self, marked: Sequence[Message], tools: Any = None, *, generation_prompt: bool = False) -> str:
+        """Return what the template makes of marked messages.
+
+        Raises:
+            ConfigError: the template refuses them, or fails; the error holds the template's own.
+        """
+        try:
+            return self.template.render(marked, tools, generation_prompt=generation_prompt)
+        except Exception as error:  # a template is a program of its author's, and says what it wants in its errors
+            roles = ", ".join(str(message.get("role")) for message in marked)
+            raise ConfigError(
+                FIELD,
+                f"must render messages of the roles {roles}; it says {str(error)!r}",
+                type(error).__name__,
+                "Use a checkpoint whose template takes them, or change chat_template.jinja in its directory.",
+            ) from error
+
+    def fitted(self, messages: Sequence[Message]) -> list[Message]:
+        """Return messages marked, and in the form in which the template takes calls and their answers."""
+        marked = [self.template.mark(message) for message in messages]
+        return with_call_ids(marked) if self.calls_needed else marked
+
+    def _probe_turn(self) -> tuple[str, str]:
+        """Return the texts that the template puts before (after the generation prompt) and after a turn's content."""
+        question, answer = {"role": "user", "content": PROBE}, {"role": "assistant", "content": STAND_IN}
+        before = self.render([question], generation_prompt=True)
+        after = self.render([question, answer])
+        opening, found, closing = rest_of(after, before).partition(STAND_IN)
+        if not found:
             raise ConfigError(
                 FIELD,
                 "must render an assistant message as the generation prompt and its content",
@@ -125,82 +172,18 @@ class Renderer:
                 after,
                 "Let the template add the tokenizer's eos token after an assistant's content.",
             )
-        return closing
+        return opening, closing
 
+    def _probe_calls(self) -> bool:
+        """Whether the template refuses an answer to a turn whose calls are in its text, but not one to `tool_calls`."""
+        return not self._shows_answer(with_calls=False) and self._shows_answer(with_calls=True)
 
-class RenderedConversation:
-    """A conversation that grows, and the text that the template has made of it so far.
-
-    Args:
-        renderer: whose template and tokenizer.
-        messages: what the conversation opens with.
-        tools: JSON schemas, or None.
-    """
-
-    def __init__(
-        self, renderer: Renderer, messages: Sequence[Message], tools: Sequence[dict[str, Any]] | None = None
-    ) -> None:
-        self._renderer = renderer
-        self._tools = tools
-        self._marked = [renderer.template.mark(message) for message in messages]
-        self._text = renderer.template.render(self._marked, tools, generation_prompt=True)
-        self.prompt_token_ids = renderer.template.tokenize(self._text)
-        """Ids of the opening messages and the generation prompt: what the first turn is sampled from."""
-
-    def copy(self) -> RenderedConversation:
-        """Return a conversation that starts from here and grows by itself."""
-        other = copy.copy(self)
-        other._marked = list(self._marked)
-        return other
-
-    def extend(self, turn: Message, new_messages: Sequence[Message], *, end_of_turn_sampled: bool = True) -> list[int]:
-        """Add a sampled turn and what the environment answered to it.
-
-        Args:
-            turn: the assistant's message.
-            new_messages: what the environment added.
-            end_of_turn_sampled: whether the sampled ids ended with an end-of-turn token, which is then not added again.
-
-        Returns:
-            The ids that follow the sampled ones: the template's closing text, `new_messages`, the next prompt.
-
-        Raises:
-            ConfigError: the template is not prefix-stable on this conversation.
-        """
-        assert turn["role"] == "assistant", "an extension follows a turn"
-        template, closing = self._renderer.template, self._renderer.closing
-        self._marked.append(template.mark(turn))
-        before = f"{self._text}{self._marked[-1].get('content')}{closing}"
-        whole = [*self._marked, *map(template.mark, new_messages)]
-        after = template.render(whole, self._tools, generation_prompt=True)
-        if not after.startswith(before):  # the template does not write this turn as it was sampled (it trims it, say)
-            before = template.render(self._marked, self._tools)
-        added = rest_of(after, before)
-        self._marked, self._text = whole, after
-        token_ids = template.tokenize(closing + added)
-        return token_ids[1:] if end_of_turn_sampled else token_ids
-
-    def turn_text(self, turn: Message) -> str:
-        """Return what would have to be sampled for `turn` to come next, marked, without the end of turn."""
-        template = self._renderer.template
-        whole = template.render([*self._marked, template.mark(turn)], self._tools)
-        return rest_of(whole, self._text).removesuffix(self._renderer.closing)
-
-
-def rest_of(text: str, before: str) -> str:
-    """Return what follows `before` in `text`.
-
-    Raises:
-        ConfigError: `text` begins otherwise.
-    """
-    if not text.startswith(before):
-        raise ConfigError(
-            FIELD,
-            "must be prefix-stable (messages added later leave the earlier text as it was)",
-            f"{text!r} after {before!r}",
-            "Use a template that does not rewrite earlier messages.",
-        )
-    return text[len(before) :]
+    def _shows_answer(self, *, with_calls: bool) -> bool:
+        """Whether the template takes a tool's answer, and shows it."""
+        try:
+            return PROBE_ANSWER in self.render(answered_turn(with_calls=with_calls), PROBE_TOOLS)
+        except ConfigError:
+            return False
 
 
 def load_renderer(model_dir: str | Path) -> Renderer:

@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from configs.chat_template import PROBE, ChatTemplate, Message
+from configs.chat_template import PROBE, STAND_IN, ChatTemplate, Message
 from configs.errors import ConfigError
 from rejuvenation.pairs import TokenPair
 
@@ -36,16 +36,17 @@ class Turns:
     def pair(self, before: Sequence[Message], turn: Message, tools: Any) -> TokenPair:
         """One assistant turn after the messages before it; nothing after its end-of-turn token.
 
+        The prompt is what the template makes of the messages before the turn comes, even where it renders them
+        differently afterwards (Mistral's leaves out the system prompt).
+
         Raises:
-            ValueError: the template renders the earlier messages differently once the turn follows.
+            ValueError: the template writes other text before the turn than the prompt ends with.
         """
         if self.tokenizer.chat_template:
             marked = [self.template.mark(message) for message in (*before, turn)]
             prompt = self.template.render(marked[:-1], tools, generation_prompt=True)
-            whole = self.template.render(marked, tools)
-            if not whole.startswith(prompt):
-                raise ValueError("the chat template renders the prompt differently once the answer follows")
-            prompt_ids, response_ids = map(self.template.tokenize, (prompt, whole[len(prompt) :]))
+            response = self._response(prompt, marked, tools)
+            prompt_ids, response_ids = map(self.template.tokenize, (prompt, response))
         else:
             prompt_ids = self.tokenizer("".join(message["content"] for message in before))["input_ids"]
             content = self.tokenizer(turn["content"], add_special_tokens=False)["input_ids"]
@@ -53,6 +54,18 @@ class Turns:
         if self.end_of_turn_id in response_ids:
             response_ids = response_ids[: response_ids.index(self.end_of_turn_id) + 1]
         return TokenPair(prompt_ids, response_ids)
+
+    def _response(self, prompt: str, marked: list[Message], tools: Any) -> str:
+        """Return what the template writes after `prompt` for the last of `marked`."""
+        whole = self.template.render(marked, tools)
+        if whole.startswith(prompt):
+            return whole[len(prompt) :]
+        question, stand_in = {"role": "user", "content": PROBE}, {"role": "assistant", "content": STAND_IN}
+        plain = self.template.render([question], generation_prompt=True)
+        before = self.template.render([*marked[:-1], stand_in], tools).partition(STAND_IN)[0]
+        if not self.template.render([question, stand_in]).startswith(plain + STAND_IN) or not whole.startswith(before):
+            raise ValueError("the chat template renders the prompt differently once the answer follows")
+        return whole[len(before) :]
 
     def _probe_end(self) -> int | None:
         """The first token that the template puts after an assistant's content, if it is special; else the eos."""

@@ -22,12 +22,14 @@ class ToolCall:
         error: what is malformed about the call, in words for the model; None where it is well-formed.
         as_text: whether the arguments are texts that the tool's schema is yet to give types
             (see `envs.text_arguments`).
+        call_id: the id that the model gave the call, which its answer repeats; None where the form has none.
     """
 
     name: str = ""
     arguments: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
     as_text: bool = False
+    call_id: str | None = None
 
 
 Parser = Callable[[str], list[ToolCall]]

@@ -40,7 +40,12 @@ READ = [
     ("mistral", '[TOOL_CALLS] [{"name": "f", "arguments": {"x": 1}, "id": "abc"}]', [ToolCall("f", {"x": 1})]),
     ("mistral", 'Well.[TOOL_CALLS][{"name": "f", "arguments": {}}, {"name": "g"}]', [F, ToolCall("g")]),
     ("mistral", '[TOOL_CALLS]f[ARGS]{}[TOOL_CALLS]g[ARGS]{"x": "[1]"}', [F, ToolCall("g", {"x": "[1]"})]),
-    ("mistral", '[TOOL_CALLS]f[CALL_ID]a1b2c3d4e[ARGS]{"x": 1}', [ToolCall("f", {"x": 1})]),
+    (
+        "mistral",
+        '[TOOL_CALLS]f[CALL_ID]a1b2c3d4e[ARGS]{"x": 1}[TOOL_CALLS]f[CALL_ID]a1b2[ARGS]{}',
+        [ToolCall("f", {"x": 1}, call_id="a1b2c3d4e"), F],
+    ),
+    ("mistral", '[TOOL_CALLS][{"name": "f", "id": "a1b2c3d4e"}]', [ToolCall("f", call_id="a1b2c3d4e")]),
     ("mistral", '[TOOL_CALLS]f{"x": {"y": 1}}', [ToolCall("f", {"x": {"y": 1}})]),
     ("mistral", '[{"name": "f"}]', []),
     ("pythonic", "[f()]", [F]),

@@ -52,6 +52,9 @@ class FakeRenderer:
         self.prompts += 1
         return FakeConversation([*(ord(c) for m in messages for c in m["content"]), ord(">")])
 
+    def ends_turn(self, token_id: int) -> bool:
+        return token_id == END
+
     def parse(self, token_ids: list[int]) -> str:
         return "".join(chr(t) for t in token_ids if t != END)
 

@@ -1,8 +1,9 @@
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import Qwen2Tokenizer
+from transformers import PreTrainedTokenizerFast, Qwen2Tokenizer
 
 from configs.errors import ConfigError
 from policies.rendering import Renderer, load_renderer
@@ -116,7 +117,7 @@ def test_parsed_turns_render_to_the_ids_they_were_parsed_from(texts):
     assert turns == texts
 
 
-def test_template_that_rewrites_earlier_turns_is_refused():
+def test_template_that_replaces_earlier_turns_is_refused():
     template = (
         "{%- for message in messages %}<user>"
         "{%- if message.role == 'assistant' and not loop.last %}{{- 'gone' }}"
@@ -124,8 +125,21 @@ def test_template_that_rewrites_earlier_turns_is_refused():
         "{%- if add_generation_prompt %}<user>{%- endif %}"
     )
     renderer = Renderer(make_tokenizer(template))
-    with pytest.raises(ConfigError, match="prefix-stable"):
+    with pytest.raises(ConfigError, match="must end a turn with '<eos>' whatever follows it"):
         renderer.conversation([QUESTION]).extend(CALL, [RESULT])
+
+
+def test_what_a_template_rewrites_before_a_turn_stays_as_it_was_given():
+    """Only what follows the turn is taken; the engine has seen the rest."""
+    answers = "messages | selectattr('role', 'equalto', 'tool') | list | length | string"
+    counting = CHATML.replace("'<|im_start|>system", f"({answers}) + '<|im_start|>system")
+    renderer = Renderer(make_tokenizer(counting, specials=("<|im_start|>", "<|im_end|>")))
+    plain = Renderer(make_tokenizer(CHATML, specials=("<|im_start|>", "<|im_end|>")))
+    messages = [QUESTION, CALL, RESULT, ANSWER]
+    token_ids, loss_mask = renderer.training_example(messages)
+    plain_ids, plain_mask = plain.training_example(messages)
+    assert text_of(renderer, token_ids) == "0" + text_of(plain, plain_ids)
+    assert loss_mask == [0, *plain_mask]
 
 
 def test_template_that_trims_a_turn_adds_what_follows_it_all_the_same():
@@ -149,6 +163,15 @@ def test_extending_a_copy_leaves_the_conversation_as_it_was(renderer):
     first = [sibling.extend(turn, [RESULT]) for sibling, turn in zip(siblings, (CALL, other), strict=True)]
     assert first[0] == first[1] == opening.extend(CALL, [RESULT])
     assert siblings[0].extend(CALL, [RESULT]) == siblings[1].extend(other, [RESULT]) == opening.extend(CALL, [RESULT])
+
+
+def test_a_copy_renders_after_its_own_messages_alone():
+    numbered = CHATML.replace("<tool_response>\n' +", "<tool_response>\n' + (loop.index | string) + ':' +")
+    renderer = Renderer(make_tokenizer(numbered, specials=("<|im_start|>", "<|im_end|>")))
+    opening = renderer.conversation([QUESTION])
+    one, other = opening.copy(), opening.copy()
+    added = [text_of(renderer, sibling.extend(CALL, [RESULT])) for sibling in (one, one, other)]
+    assert [text.partition(":12")[0][-1] for text in added] == ["3", "5", "3"]
 
 
 def test_template_without_end_of_turn_or_without_any_template_is_refused():
@@ -248,3 +271,41 @@ def test_tokens_of_tool_calls_stay_in_a_sampled_turn_and_return_in_its_demonstra
     token_ids, loss_mask = renderer.training_example([opening, {"role": "assistant", "content": text}])
     assert [t for t, mask in zip(token_ids, loss_mask, strict=True) if mask] == [*ids, renderer.end_of_turn_id]
     assert token_ids.count(marker) == 1, "a user cannot write it"
+
+
+DROPS = CHATML.replace(
+    "{{- '<|im_start|>user\n<tool_response>\n' + message.content", "{{- '<|im_start|>user\n<tool_response>\n'"
+)
+
+
+def test_a_template_that_leaves_out_what_a_tool_answers_is_refused_where_there_are_tools():
+    assert DROPS != CHATML
+    renderer = Renderer(make_tokenizer(DROPS, specials=("<|im_start|>", "<|im_end|>")))
+    with pytest.raises(ConfigError, match="must show the model what a tool answers"):
+        renderer.check_tool_messages()
+
+
+def test_tool_messages_are_checked_with_the_template_for_conversations_with_tools():
+    templates = {"default": DROPS, "tool_use": CHATML}
+    renderer = Renderer(make_tokenizer(templates, specials=("<|im_start|>", "<|im_end|>")))
+    renderer.check_tool_messages()
+    assert renderer.tool_template == CHATML
+
+
+def test_no_space_is_put_before_a_segment():
+    """SentencePiece's tokenizers put one before a text, in the middle of a conversation, too, if they are not told."""
+    core = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate("▁qabcr")}, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(prepend_scheme="first", split=False)])
+    core.decoder = decoders.Metaspace(prepend_scheme="first")
+    core.add_special_tokens(["</s>", "[INST]"])
+    template = (
+        "{%- for m in messages %}{{- '[INST]' + m.content if m.role == 'user' else m.content + '</s>' }}{%- endfor %}"
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>", additional_special_tokens=["[INST]"])
+    tokenizer.chat_template = template
+    messages = [{"role": role, "content": text} for role, text in (("user", "q"), ("assistant", "ab"), ("user", "c"))]
+    messages.append({"role": "assistant", "content": " r"})
+    token_ids, _ = Renderer(tokenizer).training_example(messages)
+    assert tokenizer.convert_ids_to_tokens(token_ids) == ["[INST]", *"qab", "</s>", "[INST]", *"c▁r", "</s>"]
+    assert token_ids == tokenizer.apply_chat_template(messages, tokenize=True, return_dict=False)
+    assert tokenizer.convert_ids_to_tokens(tokenizer.encode("ab")) == [*"▁ab"], "by itself it puts one"
