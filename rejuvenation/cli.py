@@ -175,7 +175,7 @@ def transform(
 
     asked: list[list[int]] = []
     grader = None
-    if prompts is not None:
+    if prompts is not None and (calibration is None or config.is_auto):
         from rejuvenation.diagnostics.asked import Asked
 
         found = Asked.of(sft, None, prompts, config.auto.answer_marker)
