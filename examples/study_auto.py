@@ -130,8 +130,8 @@ def run_missing(names: list[str], folder: Path, rich: RichConsole, deadline: flo
         if (ladder := CASES[name].ladder) is not None:
             ensure_rung(CASES[name].task, RUNG, folder / f"{name}-{RUNG}", ladder)
     missing = [config for _, _, config in planned(names, folder) if not is_finished(config)]
-    if not missing:
-        return True
+    if not missing or time.monotonic() > deadline:
+        return not missing
     with launch(missing[0], folder) as workers:
         for config in missing:
             if time.monotonic() > deadline:
