@@ -86,6 +86,8 @@ class ConversationEnv(gymnasium.Env[tuple[Message, ...], str]):
         bounds.one_of(KWARGS, "split", split, SHARES)
         bounds.at_least(KWARGS, "seed", seed, 0)
         bounds.at_least(KWARGS, "max_turns", max_turns, 1)
+        if render_mode is not None:
+            bounds.one_of(KWARGS, "render_mode", render_mode, self.metadata["render_modes"])
         self.split = split
         self.task_seed = seed
         self.max_turns = max_turns

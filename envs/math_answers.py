@@ -16,6 +16,7 @@ _FRACTION = re.compile(r"(-?)\\frac\{(-?\d{1,40})\}\{(-?\d{1,40})\}")
 _PLAIN = re.compile(r"-?(?:\d{1,40}(?:\.\d{1,40})?|\.\d{1,40}|\d{1,40}/\d{1,40})")
 _THOUSANDS = re.compile(r"-?\d{1,3}(?:,\d{3})+(?:\.\d+)?")
 _WRAPPED = re.compile(r"\\(?:text|mathrm|mbox)\{([^{}]*)\}")
+_SPACE = re.compile(r"(?<!\\)\\[,;! ]")  # not the second half of a matrix's new line
 _HUGE = re.compile(r"\^[^+=,]*(?:\^|!|\d{4})|\*\*|\d{4,}\s*!|!\s*!|\)\s*!|\}\s*!")
 """Towers of powers, large exponents and factorials: evaluating them may never end."""
 
@@ -77,9 +78,10 @@ def same_answer(given: str | None, expected: str) -> bool:
 def simplified(answer: str) -> str:
     """Return an answer without what is not compared: dollar signs, spaces, degrees, percent, marks of plain text."""
     answer = _WRAPPED.sub(r"\1", answer.strip().rstrip(".").strip("$"))
-    for old, new in (("\\dfrac", "\\frac"), ("\\tfrac", "\\frac"), ("\\left", ""), ("\\right", ""), ("\\!", "")):
+    answer = _SPACE.sub("", answer)
+    for old, new in (("\\dfrac", "\\frac"), ("\\tfrac", "\\frac"), ("\\left", ""), ("\\right", "")):
         answer = answer.replace(old, new)
-    for nothing in ("\\$", "\\%", "%", "^{\\circ}", "^\\circ", "\\,", "\\;", "\\ ", "$"):
+    for nothing in ("\\$", "\\%", "%", "^{\\circ}", "^\\circ", "$"):
         answer = answer.replace(nothing, "")
     answer = "".join(answer.split())
     return answer.replace(",", "") if _THOUSANDS.fullmatch(answer) else answer  # (1,234) is a pair

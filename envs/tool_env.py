@@ -36,10 +36,14 @@ class ToolEnv(ConversationEnv):
         bounds.at_least(KWARGS, "max_calls_per_turn", max_calls_per_turn, 1)
         self.tool_parser = "hermes" if tool_parser == AUTO else tool_parser
         self.max_calls_per_turn = max_calls_per_turn
-        self._tools = tools_of(type(self))
+        self._tools = self.offered_tools()
         if not self._tools:
             raise ValueError(f"{type(self).__name__} has no tools: mark at least one method with @tool.")
         self._tools_json = json.dumps(list(self._tools.values()))
+
+    def offered_tools(self) -> dict[str, dict[str, Any]]:
+        """Return name -> schema of the tools, those marked `@tool`. Override it and `call_tool` to add others."""
+        return tools_of(type(self))
 
     def finish(self, text: str) -> float:
         """Return the reward of the final answer `text`, a turn that calls no tool."""
@@ -74,12 +78,16 @@ class ToolEnv(ConversationEnv):
             [message for message, _ in answers], metrics={"tool_calls": float(len(calls)), "tool_errors": float(errors)}
         )
 
+    def call_tool(self, call: ToolCall) -> tuple[str, bool]:
+        """Check and execute one well-formed call; return its result or what went wrong, and whether it failed."""
+        return execute(self, self._tools, call.name, call.arguments, as_text=call.as_text)
+
     def _execute(self, call: ToolCall) -> tuple[Message, bool]:
         """Check and execute one call; return its tool message and whether it failed."""
         if call.error:
             text, failed = call.error, True
         else:
-            text, failed = execute(self, self._tools, call.name, call.arguments, as_text=call.as_text)
+            text, failed = self.call_tool(call)
         return self._message(call, self.describe_error(text) if failed else text), failed
 
     def _message(self, call: ToolCall, content: str) -> Message:

@@ -51,3 +51,19 @@ def number_after(text: str, marker: str = "####") -> Decimal | None:
     if len(number) > 40 or not _NUMBER.fullmatch(number):
         return None
     return Decimal(number)
+
+
+def text_between(text: str, opening: str, closing: str) -> str | None:
+    """Return what stands between the last `closing` and the `opening` before it, without the space around it.
+
+    Args:
+        text: the assistant's turn, for example `"So <answer>4</answer>"`, which gives `"4"`.
+        opening: text that precedes the answer.
+        closing: text that follows it.
+
+    Returns:
+        The answer; None where one of the two is missing.
+    """
+    before, closed, _ = text.rpartition(closing)
+    _, opened, answer = before.rpartition(opening)
+    return answer.strip() if closed and opened else None

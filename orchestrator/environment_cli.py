@@ -116,10 +116,12 @@ def _parse(arguments: list[str]) -> dict[str, Any]:
     """KEY=VALUE with YAML values, dots for nested keys -> keyword arguments."""
     from omegaconf import OmegaConf
 
+    from configs.loader import parse_override
+
     for argument in arguments:
         if "=" not in argument:
             raise ConfigError("keyword arguments", "must be KEY=VALUE", argument, "Write split=heldout, say.")
-    return dict(OmegaConf.to_container(OmegaConf.from_dotlist(arguments)))  # type: ignore[arg-type]
+    return dict(OmegaConf.to_container(OmegaConf.merge({}, *map(parse_override, arguments))))  # type: ignore[arg-type]
 
 
 def _show(finding: Finding) -> None:

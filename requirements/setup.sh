@@ -140,10 +140,10 @@ lock() {
     $VENV/bin/uv pip compile --quiet --python-version 3.11 ${sources[@]+"${sources[@]}"} --no-annotate \
         --custom-compile-command "make lock" --override requirements/overrides.txt --output-file "$PINS" \
         pyproject.toml --extra cpu --extra dev requirements/cpu.in "$@"
-    # DeepSpeed alone has no wheels. torch is left out: a configured source may hold it for one Python only.
+    # These alone have no wheels; the last three come with reasoning-gym. torch is left out: a configured source may hold it for one Python only.
     for version in 3.11 3.12 3.13; do
         grep -v '^torch==' "$PINS" | $VENV/bin/uv pip compile --quiet --python-version "$version" --no-deps \
-            --only-binary :all: --no-binary deepspeed - >/dev/null || fail "a pin has no wheel for Python $version."
+            --only-binary :all: --no-binary deepspeed --no-binary cellpylib --no-binary pycosat --no-binary zss - >/dev/null || fail "a pin has no wheel for Python $version."
     done
     echo "lock: $PINS is written; run make setup."
 }

@@ -161,18 +161,32 @@ def rewards(env, *texts):
     return found
 
 
-def test_gsm8k_itself_and_its_own_answers():
-    env = envs.make(ID, {"path": str(data_folder("gsm8k", "the GSM8K data") / "test.jsonl")})
-    assert env.unwrapped.num_tasks == 1319
-    as_math = envs.make(ID, {"path": str(data_folder("gsm8k", "the GSM8K data") / "test.jsonl"), "form": "math"})
-    for made in (env, as_math):
-        for index in range(0, 1319, 10):
-            made.reset(options={"index": index})
-            answer = made.unwrapped.current_task["answer"]
-            assert made.step(answer)[1] == 1.0
-            made.reset(options={"index": index})
-            assert made.step(answer + "1")[1] == 0.0
-    envs.check_environment(env)
+@pytest.mark.parametrize(
+    ("form", "mark"),
+    [("number", "#### {}"), ("math", "#### {}"), ("math", r"\boxed{{{}}}"), ("math", r"so $\boxed{{{}}}$.")],
+)
+def test_all_of_gsm8k_s_test_answers_are_right_and_with_the_number_changed_all_wrong(form, mark):
+    env = QuestionAnswerEnv(path=str(data_folder("gsm8k", "the GSM8K data") / "test.jsonl"), form=form)
+    assert env.num_tasks == 1319
+    right, wrong = [], []
+    for index in range(env.num_tasks):
+        worked, _, number = env.task(index)["answer"].rpartition("#### ")
+        value = int(number.replace(",", ""))
+        gold = worked + mark.format(number)
+        changed = [worked + mark.format(other) for other in (value + 1, -value - 1, f"{number}1", f"{value}.5", "")]
+        for found, texts in ((right, [gold, mark.format(value)]), (wrong, changed)):
+            for text in texts:
+                env.reset(options={"index": index})
+                found.append(env.step(text)[1])
+    assert (len(right), set(right)) == (2 * 1319, {1.0})
+    assert (len(wrong), set(wrong)) == (5 * 1319, {0.0})
+
+
+def test_gsm8k_can_be_trained_on():
+    folder = data_folder("gsm8k", "the GSM8K data")
+    for form in ("number", "math"):
+        envs.check_environment(envs.make(ID, {"path": str(folder / "test.jsonl"), "form": form}))
+    assert QuestionAnswerEnv(path=str(folder / "train.jsonl")).num_tasks == 7473
 
 
 def test_mathematics_with_boxed_answers_in_columns_of_other_names(tmp_path):
@@ -184,6 +198,41 @@ def test_mathematics_with_boxed_answers_in_columns_of_other_names(tmp_path):
     wrong = [r"\boxed{1}", "0.5", r"\boxed{\frac{1}{2}", r"\boxed{2} \boxed{}", ""]
     assert rewards(env, *right, *wrong) == [1.0] * 3 + [0.0] * 5
     envs.check_environment(env)
+
+
+MATH = [
+    (r"The area is $\boxed{\frac{\pi}{4}}$.", r"\pi/4", r"\pi/3"),
+    (r"We get $\boxed{x^2+2x+1}$.", "(x+1)^2", "(x+2)^2"),
+    (r"Thus $\boxed{\left(-\infty, 3\right]}$.", r"(-\infty,3]", r"(-\infty,3)"),
+    (r"So $\boxed{\{1, 2, 3\}}$.", r"\{3,2,1\}", r"\{3,2\}"),
+    (r"It is $\boxed{2\sqrt{3}}$.", r"\sqrt{12}", r"\sqrt{13}"),
+    (
+        r"$\boxed{\begin{pmatrix} 1 \\ 2 \end{pmatrix}}$",
+        r"\begin{pmatrix}1\\2\end{pmatrix}",
+        r"\begin{pmatrix}2\\1\end{pmatrix}",
+    ),
+    (r"He earns $\boxed{\$1{,}250}$.", "1250", "1251"),
+    (r"Of course \boxed{\text{Monday}}.", "Monday", "Tuesday"),
+]
+"""Solutions in the form of MATH, the same answer in another form, and another answer."""
+
+
+@pytest.mark.parametrize(("solution", "same", "other"), MATH)
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_answers_of_math_are_graded_by_value(tmp_path, kind, solution, same, other):
+    pytest.importorskip("math_verify")
+    row = {"problem": "What?", "solution": solution, "level": "Level 5"}
+    file = tmp_path / f"math.{kind}"
+    if kind == "jsonl":
+        write(file, row)
+    else:
+        pyarrow = pytest.importorskip("pyarrow")
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.Table.from_pylist([row]), file)
+    env = QuestionAnswerEnv(path=str(file), form="math", question_field="problem", answer_field="solution")
+    said = [rf"So \boxed{{{same}}}.", f"#### {same}", solution, rf"\boxed{{{other}}}", f"#### {other}"]
+    assert rewards(env, *said) == [1.0] * 3 + [0.0] * 2
 
 
 @pytest.mark.parametrize(("answer", "said"), [("72", "72"), (72, "72.0"), ("1,018", "1018")])
@@ -239,8 +288,9 @@ def test_parquet_gives_what_json_lines_give(path, tmp_path):
         QuestionAnswerEnv(path=str(tmp_path / "broken.parquet"))
 
 
-def test_a_hugging_face_dataset_gives_what_json_lines_give(path, tmp_path):
-    pytest.importorskip("datasets")
+def test_a_hugging_face_dataset_gives_what_json_lines_give(path, tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "test.jsonl").write_text(Path(path).read_text().strip() + "\n")
     found = QuestionAnswerEnv(path=f"hf:{tmp_path / 'data'}", dataset_split="test")

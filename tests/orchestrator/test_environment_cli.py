@@ -106,6 +106,7 @@ def test_check_explains_a_failure(capsys, monkeypatch, name, options, failed, wo
     [
         (("check", "rejuvenate/Lookups-v0"), "Did you mean 'rejuvenate/Lookup-v0'?"),
         (("check", "rejuvenate/Lookup-v0", "hops_max"), "keyword arguments must be KEY=VALUE, got 'hops_max'"),
+        (("check", "rejuvenate/Lookup-v0", "user={a: [b"), "user must have a YAML value, got '{a: [b'"),
         (("check", "rejuvenate/Lookup-v0", "hops_max=0"), "environment.kwargs.hops_max must lie in"),
         (
             ("play", "rejuvenate/Lookup-v0", "split=heldout", "--index", "1000"),

@@ -1,0 +1,108 @@
+"""An MCP server for the tests: `mcp_server.py`, over stdio, or `mcp_server.py http PORT`."""
+
+import os
+import sys
+import time
+from typing import Literal
+
+from mcp.server.mcpserver import MCPServer
+from pydantic import BaseModel, Field
+
+server = MCPServer("tests")
+state = {"count": 0}
+WIRE = os.dup(1)  # the package keeps what is printed away from the protocol; this goes around it
+
+
+class Point(BaseModel):
+    """A point of the plane."""
+
+    x: int
+    y: int = 0
+
+
+@server.tool()
+def add(a: int, b: int) -> int:
+    """Add two numbers."""
+    return a + b
+
+
+@server.tool()
+def far(point: Point, unit: Literal["m", "km"] = "m", names: list[str] | None = None) -> str:
+    """Say where a point is."""
+    return f"{point.x},{point.y} {unit} {names}"
+
+
+@server.tool()
+def shout(text: str = Field(min_length=1, max_length=20)) -> str:
+    """Say it loudly."""
+    return text.upper()
+
+
+@server.tool()
+def count() -> int:
+    """Count the calls."""
+    state["count"] += 1
+    return state["count"]
+
+
+@server.tool()
+def fail() -> str:
+    """Raise an error."""
+    raise ValueError("no such city")
+
+
+@server.tool()
+def big(characters: int) -> str:
+    """Say much."""
+    return "x" * characters
+
+
+@server.tool()
+def slow(seconds: float) -> str:
+    """Take time."""
+    time.sleep(seconds)
+    return "awake"
+
+
+@server.tool()
+def die() -> str:
+    """End the server."""
+    print("out of order", file=sys.stderr, flush=True)
+    os._exit(3)
+
+
+@server.tool()
+def chatter() -> str:
+    """Print to stdout what is no message."""
+    print("printed")
+    os.write(WIRE, b"hello\n{}\n[1, 2]\n\xff\n")
+    return "said"
+
+
+@server.tool()
+def flood() -> str:
+    """Write a line that never ends."""
+    try:
+        while True:
+            os.write(WIRE, b"x" * 65536)
+    except OSError:
+        os._exit(4)
+
+
+@server.tool()
+def variables() -> list[str]:
+    """Return the names of the environment variables."""
+    return sorted(os.environ)
+
+
+@server.tool()
+def process() -> int:
+    """Return the number of the process."""
+    return os.getpid()
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["http"]:
+        server.run("streamable-http", host="127.0.0.1", port=int(sys.argv[2]))
+    else:
+        server.run("stdio")
