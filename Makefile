@@ -21,7 +21,7 @@ export PYTHONUNBUFFERED := 1
 test test-slow: export OMP_NUM_THREADS := 1
 test test-slow: export MKL_NUM_THREADS := 1
 
-.PHONY: help setup demo test test-slow lint toy study-math study-tool bench bench-fusion bench-attribution bench-environments bench-retail lock clean $(PARTS) slow-tests
+.PHONY: help setup demo test test-slow lint toy study-math study-tool study-auto bench bench-fusion bench-attribution bench-environments bench-retail lock clean $(PARTS) slow-tests
 
 help: ## say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -50,6 +50,9 @@ study-math: setup ## every arm on the math toy over several seeds, with interval
 
 study-tool: setup ## the same table on the tool-use toy
 	$(call module,examples.study,tool)
+
+study-auto: setup ## automatic alpha and rho against fixed settings after RL, on ladders and tasks the rule was not made on; resumable
+	$(call module,examples.study_auto)
 
 bench: setup ## throughput of rollout worker and learner against bare vLLM and bare torch
 	$(call module,benchmarks.bench)

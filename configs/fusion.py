@@ -23,6 +23,8 @@ FUSIONS = (
 """Names of the fusion steps."""
 BASE_FREE = ("shrink_and_perturb", "temperature", "weight_clip", "spectral_clip")
 """Fusion steps that look at the SFT checkpoint alone."""
+UNCHANGED_AT_ONE = ("linear", "slerp")
+"""Fusion steps that leave the SFT checkpoint as it is at alpha 1, and move towards base as alpha falls."""
 GROUPS = ("q", "k", "v", "o", "gate", "up", "down", "norms", "embeddings", "other")
 """Groups of tensors that may have an alpha of their own."""
 

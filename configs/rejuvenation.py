@@ -5,10 +5,12 @@ from __future__ import annotations
 import difflib
 import re
 from dataclasses import dataclass, field
+from typing import Any
 
 from configs import bounds
+from configs.auto import AUTO, AutoConfig
 from configs.errors import ConfigError
-from configs.fusion import BASE_FREE, FUSIONS, FusionConfig
+from configs.fusion import BASE_FREE, FUSIONS, UNCHANGED_AT_ONE, FusionConfig
 
 CRITERIA = (
     "attribution",
@@ -40,10 +42,14 @@ class RejuvenationConfig:
 
     steps: list[str] = field(default_factory=lambda: ["fusion.linear", "reset.attribution"])
     """What is done, in order: fusions (`fusion.NAME`), then at most one reset (`reset.NAME`); docs/rejuvenation.md."""
-    alpha: float = 0.5
-    """Weight of the SFT checkpoint in the fusion alpha * sft + (1 - alpha) * base (Eq. 1)."""
-    rho: float = 0.01
-    """Share of all neurons kept per target token (Eq. 4); their union over tokens is larger. 0 resets none."""
+    alpha: Any = 0.5
+    """Weight of the SFT checkpoint in the fusion alpha * sft + (1 - alpha) * base (Eq. 1): a number, or `auto` for one
+    that is chosen by what the repaired weights can do on prompts, before any RL; docs/rejuvenation.md has the rule."""
+    rho: Any = 0.01
+    """Share of all neurons kept per target token (Eq. 4); their union over tokens is larger. 0 resets none; `auto`
+    chooses as for alpha."""
+    auto: AutoConfig = field(default_factory=AutoConfig)
+    """What `auto` tries, and on how much."""
     equal_size: bool = True
     """Criteria that rank neurons once reset as many as the union by attribution would have (a control of equal size);
     false: the share rho itself, which needs no calibration pairs for `drift` and `random`."""
@@ -90,8 +96,9 @@ class RejuvenationConfig:
     def __post_init__(self) -> None:
         section = "rejuvenation."
         bounds.above(section, "timeout_s", self.timeout_s, 0)
-        for name in ("alpha", "rho", "strength"):
-            bounds.within(section, name, getattr(self, name), 0.0, 1.0)
+        for name in ("alpha", "rho"):
+            object.__setattr__(self, name, number_or_auto(section + name, getattr(self, name)))
+        bounds.within(section, "strength", self.strength, 0.0, 1.0)
         if not DEVICE.fullmatch(self.device):
             fix = "Leave it at auto to take a GPU where there is one."
             raise ConfigError(section + "device", "must be auto, cpu, cuda or cuda:N", self.device, fix)
@@ -102,6 +109,7 @@ class RejuvenationConfig:
             bounds.above(section, "union_cap", self.union_cap, 0.0)
             bounds.within(section, "union_cap", self.union_cap, 0.0, 1.0)
         check_steps(self.steps)
+        self._check_auto()
         kept = self.fusion.density + self.fusion.spikes
         if "breadcrumbs" in self.fusions and kept > 1.0 + 1e-9:
             rule = "must leave room for fusion.density: the two add up to 1 at most"
@@ -121,6 +129,9 @@ class RejuvenationConfig:
             if self.device != "auto":
                 fix = "Leave rejuvenation.device at auto, or set rejuvenation.device_map=null."
                 raise ConfigError(name, f"must be null with rejuvenation.device = {self.device}", self.device_map, fix)
+            if self.is_auto:
+                fix = "Give rejuvenation.alpha and rejuvenation.rho numbers: trying candidates takes one device."
+                raise ConfigError(name, "must be null with alpha or rho = auto", self.device_map, fix)
             if self.plasticity:
                 fix = "Set rejuvenation.plasticity=false: it differentiates the weights, which takes one device."
                 raise ConfigError(name, "must be null with rejuvenation.plasticity", self.device_map, fix)
@@ -133,6 +144,25 @@ class RejuvenationConfig:
                 rule = "must map cpu or the number of a GPU to a size"
                 raise ConfigError("rejuvenation.max_memory", rule, {place: size}, fix)
 
+    def _check_auto(self) -> None:
+        """Refuse `auto` for what no step reads, or where alpha 1 would not keep the SFT checkpoint.
+
+        Raises:
+            ConfigError: says which field.
+        """
+        if self.alpha == AUTO and not (self.fusions and set(self.fusions) <= set(UNCHANGED_AT_ONE)):
+            allowed = " or ".join(UNCHANGED_AT_ONE)
+            rule = f"can be auto only where all fusions are {allowed}, which change nothing at alpha 1"
+            raise ConfigError("rejuvenation.alpha", rule, self.fusions, "Give alpha a number, 0.5 say.")
+        if self.rho == AUTO and not self.steps[-1].startswith("reset."):
+            rule = "can be auto only where a step resets neurons"
+            raise ConfigError("rejuvenation.rho", rule, self.steps, "Add reset.attribution to the steps, or leave rho.")
+
+    @property
+    def is_auto(self) -> bool:
+        """Whether alpha or rho is still to be chosen (a rho that no step reads is not)."""
+        return AUTO in (self.alpha, self.rho)
+
     @property
     def fusions(self) -> list[str]:
         """Names of the fusion steps, in order."""
@@ -142,7 +172,7 @@ class RejuvenationConfig:
     def criterion(self) -> str | None:
         """What neurons are chosen by; None where none is reset."""
         last = self.steps[-1]
-        return last.removeprefix("reset.") if last.startswith("reset.") and self.rho > 0.0 else None
+        return last.removeprefix("reset.") if last.startswith("reset.") and self.rho != 0.0 else None
 
     @property
     def needs_base(self) -> bool:
@@ -153,6 +183,26 @@ class RejuvenationConfig:
     def needs_pairs(self) -> bool:
         """Whether neurons are chosen by what the model does on calibration pairs."""
         return self.criterion is not None and (self.equal_size or self.criterion not in WEIGHTS_ALONE)
+
+
+def number_or_auto(field: str, value: Any) -> float | str:
+    """A share from 0 to 1 as a float, or `auto`; a number may be given as text, as a command line does.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    if value == AUTO:
+        return AUTO
+    rule, fix = "must be auto or a number in [0.0, 1.0]", "Set it to auto, or to a number from 0.0 to 1.0."
+    try:
+        if isinstance(value, bool):
+            raise ValueError
+        number = float(value)
+    except (TypeError, ValueError):
+        raise ConfigError(field, rule, value, fix) from None
+    if not 0.0 <= number <= 1.0:
+        raise ConfigError(field, rule, number, fix)
+    return number
 
 
 def check_steps(steps: list[str]) -> None:

@@ -7,14 +7,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from configs.run import RunConfig
-from orchestrator.episode import EpisodeJob, Sampling
-from orchestrator.evaluation import mean, pass_at_k, succeeded
+from orchestrator.evaluation import mean, pass_at_k
 from orchestrator.parcel import Parcel
 from orchestrator.run_directory import write_atomic
-from orchestrator.seeding import derive
-from orchestrator.steps import TaskOrder
+from orchestrator.trial_rollouts import trial_rollouts
 from orchestrator.workers import Workers
-from policies.trajectory import FAILED
 
 GATE_FILE = "gate.json"
 
@@ -94,30 +91,19 @@ def decide(sft: Measured, rejuvenated: Measured, k: int, prompts: int) -> Decisi
 
 def measure(config: RunConfig, workers: Workers, parcel: Parcel) -> Measured:
     """Sample a checkpoint on training tasks that are drawn by the run's seed; both checkpoints get the same seeds."""
-    workers.deliver(parcel.handles, 0)
-    workers.reset_prefix_cache()
-    samples, prompts = config.evaluation.samples, config.rejuvenation.gate_prompts
-    order = TaskOrder.of(replace(config, seed=derive(config.seed, "gate")))
-    jobs = [
-        EpisodeJob(group, sample, order.index(group), derive(config.seed, "gate", group, sample))
-        for group in range(prompts)
-        for sample in range(samples)
-    ]
-    sampling = Sampling(config.evaluation.temperature, config.rollout.max_tokens)
-    solved = [0] * prompts
-    trajectories = workers.generate(jobs, config.environment, sampling)
-    failed = [trajectory for trajectory in trajectories if trajectory.status in FAILED]
-    if len(failed) == len(trajectories):
-        first = failed[0]
-        raise RuntimeError(
-            f"all {len(failed)} episodes of the gate failed, the first one as {first.status}: {first.error}. "
-            "The rollout workers' logs have the traceback."
-        )
-    for trajectory in trajectories:
-        solved[trajectory.group] += succeeded(trajectory)
+    samples, k = config.evaluation.samples, config.evaluation.k
+    found = trial_rollouts(
+        config,
+        workers,
+        parcel.handles,
+        prompts=config.rejuvenation.gate_prompts,
+        samples=samples,
+        temperature=config.evaluation.temperature,
+        purpose="gate",
+    )
     return Measured(
-        mean([count / samples for count in solved]),
-        mean([pass_at_k(samples, count, config.evaluation.k) for count in solved]),
-        mean([float(0 < count < samples) for count in solved]),
-        len(failed),
+        mean([count / samples for count in found.solved]),
+        mean([pass_at_k(samples, count, k) for count in found.solved]),
+        mean([float(0 < count < samples) for count in found.solved]),
+        found.failed,
     )

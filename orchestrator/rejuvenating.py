@@ -26,6 +26,7 @@ class RejuvenationWorker:
     def __init__(self, transport: Transport, bucket_bytes: int) -> None:
         self.transport = transport
         self.bucket_bytes = bucket_bytes
+        self._candidates: tuple[Any, Any] | None = None
 
     def files(self, model: ModelConfig) -> dict[str, bytes]:
         """Config and tokenizer of the policy: those of the checkpoint whose weights (or their repair) RL starts from.
@@ -42,21 +43,52 @@ class RejuvenationWorker:
         environment: EnvironmentConfig,
         output: str,
         seed: int,
+        choice: dict[str, Any] | None = None,
     ) -> Parcel:
-        """What a run starts from: the rejuvenated checkpoint (written to `output`), or `sft` or `base` as they are."""
+        """What a run starts from: the rejuvenated checkpoint (written to `output`), or `sft` or `base` as they are.
+
+        `choice`: how alpha or rho was chosen, for the report.
+        """
+        candidates, self._candidates = self._candidates, None
         report: dict[str, Any] = {}
         if model.start == "rejuvenated":
             base, sft = resolve(model.base), resolve(model.sft)
             directory = output
             if not (Path(output) / "report.json").exists():  # there already when a run resumes
                 from rejuvenation import transform
+                from rejuvenation.choice import Choice
 
                 found = calibration(rejuvenation, environment, sft)
-                transform(base, sft, output, rejuvenation, **found, seed=seed)
+                chosen = None if choice is None else Choice.from_json(choice)
+                scored = candidates[1].scored if candidates is not None and chosen is not None else None
+                transform(base, sft, output, rejuvenation, **found, choice=chosen, scored=scored, seed=seed)
             report = read_report(output)
         else:
             directory = resolve(model.sft if model.start == "sft" else model.base)
         return Parcel(self.files(model), self._put(directory), report)
+
+    def candidate(
+        self,
+        model: ModelConfig,
+        rejuvenation: RejuvenationConfig,
+        environment: EnvironmentConfig,
+        seed: int,
+        alpha: float,
+        rho: float,
+    ) -> tuple[list[Any], float]:
+        """Publish the repair by one alpha and rho, without writing it; neurons are scored at the first call.
+
+        Returns:
+            Handles of its buckets, and the share of all neurons that it resets.
+        """
+        asked = (model, rejuvenation, environment, seed)
+        if self._candidates is None or self._candidates[0] != asked:
+            self._candidates = None
+            base, sft = resolve(model.base), resolve(model.sft)
+            self._candidates = (asked, scored_candidates(rejuvenation, environment, base, sft, seed))
+        candidates = self._candidates[1]
+        named = candidates.weights(alpha, rho).items()
+        return publish(self.transport, named, self.bucket_bytes, version=0), candidates.reset_ratio(rho)
 
     def read(self, location: str) -> Parcel:
         """Any checkpoint as it is."""
@@ -116,6 +148,36 @@ def weight_files(directory: Path) -> list[Path]:
 def read_report(directory: str) -> dict[str, Any]:
     """The report that `rejuvenation.transform` left beside the checkpoint."""
     return json.loads((Path(directory) / "report.json").read_text())
+
+
+def scored_candidates(
+    rejuvenation: RejuvenationConfig, environment: EnvironmentConfig, base: str, sft: str, seed: int
+) -> Any:
+    """The repairs that `auto` may take, with the reset set of each rho."""
+    from rejuvenation.alignment import Alignment
+    from rejuvenation.candidates import Candidates
+    from rejuvenation.checkpoint import CheckpointReader
+    from rejuvenation.pairs import draw
+    from rejuvenation.scored_model import load_model
+
+    candidates = Candidates(Alignment(CheckpointReader(base, "base"), CheckpointReader(sft, "sft")), rejuvenation, seed)
+    model, pairs = None, []
+    if rejuvenation.needs_pairs:
+        found = pairs_of(calibration(rejuvenation, environment, sft), rejuvenation, sft)
+        pairs = draw(found, rejuvenation.calibration_pairs, seed)
+        model = load_model(Path(sft), rejuvenation)
+    candidates.score(model, pairs)
+    return candidates
+
+
+def pairs_of(found: dict[str, Any], config: RejuvenationConfig, sft: str) -> list[Any]:
+    """The pairs that `transform` makes of what `calibration` found."""
+    from rejuvenation import load_pairs
+    from rejuvenation.answers import greedy_answers
+
+    if config.calibration is not None:
+        return load_pairs(config.calibration, sft)
+    return found["pairs"] if "pairs" in found else greedy_answers(sft, found["prompts"], config)
 
 
 def calibration(config: RejuvenationConfig, environment: EnvironmentConfig, sft: str) -> dict[str, Any]:

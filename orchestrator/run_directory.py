@@ -2,6 +2,8 @@
 
 config.yaml            the resolved configuration
 versions.json          package versions, git hash, command
+choice.json            how alpha and rho were chosen, where they are `auto`
+gate.json              which checkpoint the gate kept, where there is one
 metrics.jsonl          one line per training step
 evaluations/           one JSON per evaluation, with every task's result
 tensorboard/           the same figures as event files

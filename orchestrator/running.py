@@ -11,6 +11,7 @@ from configs.loader import as_mapping, load, to_yaml
 from configs.run import RunConfig
 from orchestrator import checkpoints, loggers, loop, run_directory
 from orchestrator.checkpoints import RunState
+from orchestrator.choosing import choose_repair
 from orchestrator.console import Console, diagnosis
 from orchestrator.gate import pass_gate
 from orchestrator.launchers import launch
@@ -122,8 +123,9 @@ def run_on(config: RunConfig, workers: Workers, run_dir: Path, console: Console)
 def start_policy(config: RunConfig, workers: Workers, run_dir: Path, console: Console) -> tuple[Parcel, RunState]:
     """Give learners and engines the policy to go on from: version 0, or the newest checkpoint of a resumed run."""
     verb = "rejuvenated" if config.model.start == "rejuvenated" else f"read the {config.model.start} checkpoint"
+    config, choice = choose_repair(config, workers, run_dir, console)
     with console.stage(verb):
-        parcel = workers.prepare(config, str(run_dir / "rejuvenated"))
+        parcel = workers.prepare(config, str(run_dir / "rejuvenated"), choice)
     if parcel.report:
         for line in diagnosis(parcel.report):
             console.explain(line)

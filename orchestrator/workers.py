@@ -48,10 +48,17 @@ class Workers:
         self._starting = list(starting)
         self._close = close
 
-    def prepare(self, config: RunConfig, output: str) -> Parcel:
+    def prepare(self, config: RunConfig, output: str, choice: dict[str, Any] | None = None) -> Parcel:
         """Make (or read) the checkpoint that RL starts from; see `RejuvenationWorker.prepare`."""
         call = self.rejuvenator.start(
-            "prepare", config.model, config.rejuvenation, config.environment, output, config.seed
+            "prepare", config.model, config.rejuvenation, config.environment, output, config.seed, choice
+        )
+        return call.result(config.rejuvenation.timeout_s)
+
+    def candidate(self, config: RunConfig, alpha: float, rho: float) -> tuple[list[Any], float]:
+        """Publish one repair that `auto` may take; see `RejuvenationWorker.candidate`."""
+        call = self.rejuvenator.start(
+            "candidate", config.model, config.rejuvenation, config.environment, config.seed, alpha, rho
         )
         return call.result(config.rejuvenation.timeout_s)
 

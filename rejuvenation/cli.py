@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from configs.auto import AUTO, AutoConfig
 from configs.diagnosis import DIAGNOSTICS, DiagnosisConfig
 from configs.errors import ConfigError
 from configs.fusion import FUSIONS, FusionConfig
@@ -70,7 +71,10 @@ def transform(
     calibration: Calibration = None,
     prompts: Annotated[
         Path | None,
-        typer.Option(help="Without --calibration: JSONL of prompts, which the SFT checkpoint answers greedily."),
+        typer.Option(
+            help="JSONL of prompts. Without --calibration the SFT checkpoint answers them greedily; with answers, "
+            "candidates for alpha and rho are tried on them."
+        ),
     ] = None,
     steps: Annotated[
         str,
@@ -79,8 +83,16 @@ def transform(
             f"reset.: {', '.join(CRITERIA)}."
         ),
     ] = ",".join(DEFAULTS.steps),
-    alpha: Annotated[float, typer.Option(help="Weight of the SFT checkpoint in the fusion.")] = DEFAULTS.alpha,
-    rho: Annotated[float, typer.Option(help="Share of all neurons kept per target token.")] = DEFAULTS.rho,
+    alpha: Annotated[
+        str, typer.Option(metavar="NUMBER|auto", help="Weight of the SFT checkpoint in the fusion.")
+    ] = f"{DEFAULTS.alpha}",
+    rho: Annotated[
+        str, typer.Option(metavar="NUMBER|auto", help="Share of all neurons kept per target token.")
+    ] = f"{DEFAULTS.rho}",
+    auto: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="Setting of auto, such as answer_marker='#'; may be repeated."),
+    ] = None,
     fusion: Annotated[
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="Setting of a fusion step, such as density=0.3; may be repeated."),
@@ -130,6 +142,7 @@ def transform(
     config = RejuvenationConfig(
         alpha=alpha,
         rho=rho,
+        auto=load_section(AutoConfig, auto or [], "rejuvenation.auto."),
         steps=[step.strip() for step in steps.split(",")],
         equal_size=equal_size,
         fusion=load_section(FusionConfig, fusion or [], "rejuvenation.fusion."),
@@ -154,6 +167,10 @@ def transform(
             "--steps fusion.linear for fusion alone."
         )
         raise ConfigError("--calibration", "is needed to score neurons for the reset", None, fix)
+    if calibration is None and prompts is None and config.is_auto:
+        name = "--alpha" if config.alpha == AUTO else "--rho"
+        fix = "Give --prompts with answers, or --calibration, whose final answers count; or a number."
+        raise ConfigError(name, "can be auto only with prompts to try candidates on", AUTO, fix)
     for option, file in (("--calibration", calibration), ("--prompts", prompts)):
         if file is not None and not file.is_file():
             raise ConfigError(option, "must be an existing JSONL file", str(file), "Check the path.")
@@ -175,11 +192,20 @@ def transform(
     from rejuvenation.pipeline import transform as run
 
     asked: list[list[int]] = []
-    if calibration is None and prompts is not None:
-        from rejuvenation.diagnostics.prompts import load_prompts
+    grader = None
+    if prompts is not None and (calibration is None or config.is_auto):
+        from rejuvenation.diagnostics.asked import Asked
 
-        asked = [prompt.token_ids for prompt in load_prompts(prompts, sft)]
-    report = run(base, sft, out, config, prompts=asked, seed=seed)
+        found = Asked.of(sft, None, prompts, config.auto.answer_marker)
+        asked, grader = [prompt.token_ids for prompt in found.prompts], found.grader
+        if config.is_auto:
+            typer.echo(found.graded_by)
+    report = run(base, sft, out, config, prompts=asked, reward=grader, seed=seed)
+    if report.choice is not None:
+        from rejuvenation.choice_table import lines
+
+        for line in lines(report.choice):
+            typer.echo(line)
     typer.echo(f"{out}: reset {report.num_reset} of {report.num_neurons} neurons ({report.effective_ratio:.1%})")
     if report.entropy_at_targets is not None and report.entropy_on_responses is not None:
         for where, entropy in (
@@ -213,6 +239,11 @@ def _say_needs(base: Path | None, sft: Path, config: RejuvenationConfig, *, scor
     needs.check()
     for line in needs.lines():
         typer.echo(line)
+    if config.is_auto:
+        auto = config.auto
+        count = (1 + len(auto.alphas)) * (config.alpha == AUTO) + len(auto.rhos) * (config.rho == AUTO)
+        rollouts = f"{auto.samples} rollouts of at most {auto.prompts} prompts"
+        typer.echo(f"auto     about {count} candidates, each on {rollouts} (without answers: on the pairs)")
 
 
 @app.command()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from rejuvenation import charts, colours, marked_tokens
+from rejuvenation import charts, choice_table, colours, marked_tokens
 from rejuvenation.diagnostics.token_entropy import HIGH_ENTROPY
 from rejuvenation.heat_maps import drift_map, reset_map
 from rejuvenation.report import Report
@@ -16,6 +16,7 @@ FIGURES = "report_figures"
 TEMPLATES = Path(__file__).parent / "templates"
 STAGES = {
     "answers": "answering the prompts greedily",
+    "choice": "trying candidates for alpha and rho",
     "load": "reading the SFT model into memory",
     "entropy": "token entropies of the four checkpoints",
     "plasticity": "sharpness, rollouts and gradients",
@@ -62,6 +63,8 @@ def render(report: Report, files: list[str] | None = None) -> str:
         names={"base": "", "sft": "", **report.checkpoints},
         verdict=verdict(report),
         tiles=tiles(report),
+        trials=(choice_table.header(report.choice), choice_table.rows(report.choice)) if report.choice else None,
+        legend=choice_table.LEGEND,
         panels=charts.panels(report),
         axis_labels=charts.axis_labels(report.entropy_histograms) if report.entropy_histograms else [],
         drift=drift_map(report),

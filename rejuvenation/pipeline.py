@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -19,7 +19,10 @@ from configs.rejuvenation import RejuvenationConfig
 from rejuvenation.alignment import Alignment
 from rejuvenation.answers import greedy_answers
 from rejuvenation.blocks import Block, Workspace
+from rejuvenation.candidates import Scored, choose_repair
 from rejuvenation.checkpoint import CheckpointReader
+from rejuvenation.choice import Choice
+from rejuvenation.diagnostics.material import Reward
 from rejuvenation.directories import check_output, weight_bytes
 from rejuvenation.drift import DriftMeter, unmeasured
 from rejuvenation.excerpts import Excerpt, excerpts
@@ -75,6 +78,9 @@ def transform(
     *,
     prompts: Sequence[Sequence[int]] = (),
     source: str | None = None,
+    reward: Reward | None = None,
+    choice: Choice | None = None,
+    scored: Scored | None = None,
     seed: int,
 ) -> Report:
     """Repair an over-trained SFT checkpoint and write it as an ordinary Hugging Face checkpoint with its report.
@@ -92,7 +98,11 @@ def transform(
         prompts: token ids; without pairs, the SFT checkpoint's greedy answers to `config.calibration_pairs` of them are
             the pairs. One of the three is needed where neurons are scored (`config.needs_pairs`).
         source: where pairs or prompts were taken from, in words for the report.
-        seed: draws the calibration pairs, and what is random in the steps.
+        reward: where alpha or rho is `auto`: grades `(index of the prompt, response)`. Without `prompts`, those of the
+            calibration pairs are sampled from, and the final answers of their responses are what is right.
+        choice: of alpha and rho, if they were chosen already, for the report.
+        scored: the reset sets that the choice was made with; None scores the neurons.
+        seed: draws the calibration pairs, and what is random in the steps and in the rollouts of a choice.
 
     Returns:
         The report, also written as report.json and, for people, as report.html with its figures in report_figures/.
@@ -134,9 +144,14 @@ def transform(
     elif pairs and source:
         notes.append(f"calibration pairs: {min(len(pairs), config.calibration_pairs)} of {len(pairs)} from {source}")
     drawn = draw(pairs, config.calibration_pairs, seed)
+    if config.is_auto:
+        with clock.stage("choice"):
+            choice, scored = choose_repair(alignment, config, drawn, pairs, prompts, reward, seed)
+        config = replace(config, alpha=choice.alpha, rho=choice.rho)
+        table = NeuronTable.of(sft) if config.criterion is not None else None
     measurement = Measurement(table)
     if drawn:
-        measurement = measure(alignment, config, table, drawn, seed=seed, clock=clock)
+        measurement = measure(alignment, config, table, drawn, seed=seed, clock=clock, scored=scored)
     elif table is not None:
         measurement.selected = reset_set(config, table, alignment, None, seed)[0]
     with clock.stage("statistics"):
@@ -155,7 +170,7 @@ def transform(
         with clock.stage("write"), hashed_beside(*inputs - alike) as hashes:
             written = write_checkpoint(partial, sft, rows, alike)
         hashes |= written
-        report = _report(alignment, config, measurement, meter, drawn, hashes, seed, clock)
+        report = _report(alignment, config, measurement, meter, drawn, hashes, seed, clock, choice)
         report.save(partial)
         write_page(report, partial)
     return report
@@ -187,6 +202,7 @@ def measure(
     *,
     seed: int,
     clock: Clock,
+    scored: Scored | None = None,
 ) -> Measurement:
     """Find the reset set, and the entropies before and after. Holds one model, filled four times.
 
@@ -197,6 +213,7 @@ def measure(
         pairs: calibration pairs, all used.
         seed: of the random reset.
         clock: gets the time of each stage.
+        scored: the reset sets, if neurons were scored already.
     """
     result = Measurement(table)
     with clock.stage("load"):
@@ -222,7 +239,9 @@ def measure(
     look(model, "base")
     gaps = [sft - base for sft, base in zip(result.entropies["sft"], result.entropies["base"], strict=True)]
     result.targets = [target_tokens(gap, config.target_tokens) for gap in gaps]
-    if table is not None:
+    if table is not None and scored is not None:
+        result.selected, result.reconstruction_error = scored.selected[config.rho], scored.reconstruction_error
+    elif table is not None:
         with clock.stage("attribution"):
             put_weights(model, Weights(names, alignment.sft.tensor))
             evidence = Evidence(model, table, config, alignment, pairs, result.targets)
@@ -267,6 +286,7 @@ def _report(
     hashes: dict[str, dict[str, str]],
     seed: int,
     clock: Clock,
+    choice: Choice | None,
 ) -> Report:
     table, selected = measurement.table, measurement.selected
     total = table.total if table is not None else 0
@@ -319,4 +339,5 @@ def _report(
         entropy_histograms=EntropyHistograms.of(measurement.entropies, measurement.targets),
         excerpts=shown,
         plasticity=measurement.plasticity,
+        choice=choice,
     )

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from rejuvenation.choice import Choice
 from rejuvenation.excerpts import Excerpt
 from rejuvenation.histograms import EntropyHistograms
 
@@ -88,6 +89,8 @@ class Report:
     plasticity: dict[str, float] | None = None
     """Sharpness and gradient signal, by names such as `sharpness_sft`: what is measured, then whose weights (base, sft,
     fused, rejuvenated); null where they were not measured."""
+    choice: Choice | None = None
+    """How alpha or rho was chosen, with every candidate's figures; null where both were given."""
 
     def to_json(self) -> dict[str, Any]:
         """The report as plain JSON values."""
@@ -102,6 +105,8 @@ class Report:
                 plain[name] = EntropyReport(**plain[name])
         if plain.get("entropy_histograms") is not None:
             plain["entropy_histograms"] = EntropyHistograms.from_json(plain["entropy_histograms"])
+        if plain.get("choice") is not None:
+            plain["choice"] = Choice.from_json(plain["choice"])
         plain["excerpts"] = [Excerpt.from_json(excerpt) for excerpt in plain.get("excerpts", [])]
         return cls(**plain)
 

@@ -30,9 +30,27 @@ logger = logging.getLogger(__name__)
 def reset_set(
     config: RejuvenationConfig, table: NeuronTable, alignment: Alignment, evidence: Evidence | None, seed: int
 ) -> tuple[torch.Tensor, float | None]:
-    """Choose the neurons to reset.
+    """Choose the neurons to reset at `config.rho`; see `reset_sets`.
 
-    Each pair is scored by itself, so the set depends neither on the order of pairs nor on threads, and without a cap
+    Returns:
+        [neurons] bool, and the largest reconstruction error |z~ - z| over all target tokens (None without evidence).
+    """
+    (selected,), error = reset_sets(config, table, alignment, evidence, seed, [config.rho])
+    logger.info("reset set: %d of %d neurons", int(selected.sum()), table.total)
+    return selected, error
+
+
+def reset_sets(
+    config: RejuvenationConfig,
+    table: NeuronTable,
+    alignment: Alignment,
+    evidence: Evidence | None,
+    seed: int,
+    rhos: Sequence[float],
+) -> tuple[list[torch.Tensor], float | None]:
+    """Choose the neurons to reset for several rhos, from one scoring: scores depend on no rho.
+
+    Each pair is scored by itself, so a set depends neither on the order of pairs nor on threads, and without a cap
     it only grows with rho and with pairs.
 
     Args:
@@ -41,33 +59,32 @@ def reset_set(
         alignment: the two checkpoints.
         evidence: what neurons are scored on; None where `config.needs_pairs` is false.
         seed: of the random criterion.
+        rhos: shares kept per target token, each above 0.
 
     Returns:
-        [neurons] bool, and the largest reconstruction error |z~ - z| over all target tokens (None without evidence).
+        Per rho [neurons] bool; and the largest reconstruction error |z~ - z| over all target tokens (None without
+        evidence).
     """
     name = config.criterion
     assert name is not None
+    error: float | None = None
     if name in PER_TARGET:
         assert evidence is not None
-        votes, error = evidence.votes(SCORED[name]())
-        selected = union(votes, config.union_cap)
+        votes, error = evidence.votes(SCORED[name](), rhos)
+        return [union(each, config.union_cap) for each in votes], error
+    counts = [max(1, round(rho * table.total)) for rho in rhos]
+    if config.equal_size:
+        assert evidence is not None
+        votes, error = evidence.votes(Attribution(), rhos)
+        counts = [int(union(each, config.union_cap).sum()) for each in votes]
+    if name == "random":
+        return [random_neurons(table.total, count, seed) for count in counts], error
+    if name == "drift":
+        ranking = neuron_drift(alignment, table)
     else:
-        count, error = max(1, round(config.rho * table.total)), None
-        if config.equal_size:
-            assert evidence is not None
-            votes, error = evidence.votes(Attribution())
-            count = int(union(votes, config.union_cap).sum())
-        if name == "random":
-            selected = random_neurons(table.total, count, seed)
-        else:
-            if name == "drift":
-                ranking = neuron_drift(alignment, table)
-            else:
-                assert evidence is not None
-                ranking = evidence.ranking(SCORED[name]())
-            selected = top_of(ranking, count, scopes(table, config.ranking))
-    logger.info("reset set: %d of %d neurons", int(selected.sum()), table.total)
-    return selected, error
+        assert evidence is not None
+        ranking = evidence.ranking(SCORED[name]())
+    return [top_of(ranking, count, scopes(table, config.ranking)) for count in counts], error
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,16 +104,17 @@ class Evidence:
     targets: Sequence[Sequence[int]]
     """Per pair the indices of its target tokens in the response."""
 
-    def votes(self, criterion: Criterion) -> tuple[torch.Tensor, float]:
-        """[neurons] number of target tokens that choose each; and the largest reconstruction error."""
-        votes, adding = torch.zeros(self.table.total, dtype=torch.int64), threading.Lock()
+    def votes(self, criterion: Criterion, rhos: Sequence[float]) -> tuple[torch.Tensor, float]:
+        """[rhos, neurons] number of target tokens that choose each; and the largest reconstruction error."""
+        votes, adding = torch.zeros(len(rhos), self.table.total, dtype=torch.int64), threading.Lock()
         ranges = scopes(self.table, self.config.ranking)
 
         def vote(found: Scores) -> float:
             """Add the votes of one pair's targets; return its largest reconstruction error."""
-            chosen = top_neurons(found.scores, self.config.rho, ranges, self.config.score_sign).sum(0)
-            with adding:  # whole numbers: in any order they give the same sum
-                votes.add_(chosen)
+            for place, rho in enumerate(rhos):
+                chosen = top_neurons(found.scores, rho, ranges, self.config.score_sign).sum(0)
+                with adding:  # whole numbers: in any order they give the same sum
+                    votes[place].add_(chosen)
             return (found.reconstructed - found.logits).abs().max().item()
 
         return votes, max(self._over_pairs(criterion, vote))

@@ -23,6 +23,9 @@ def verdict(report: Report) -> Verdict:
     `good` is an entropy between that of the SFT checkpoint and that of base. Entropy that did not rise, that rose past
     base, or that SFT had not lowered in the first place, asks for caution.
     """
+    if report.choice is not None and report.choice.needs_no_repair:
+        kept = "What was written is the SFT checkpoint, byte for byte; the table of candidates is below."
+        return Verdict("good", "No repair is needed: RL can start from the SFT checkpoint.", [kept])
     at_targets, on_responses = report.entropy_at_targets, report.entropy_on_responses
     fused = f"The weights were repaired by {', '.join(report.steps)} (alpha {report.alpha:g})"
     if at_targets is None or on_responses is None:

@@ -14,7 +14,7 @@ from configs.checkpoint import check_model, read_config
 from configs.loader import load
 from envs.registry import make
 from envs.splits import split_of
-from examples import study
+from examples import study, study_auto
 from examples.arms import ARMS, BUILT, TASKS, arm_config
 from examples.demo import SHOWN
 from examples.toy import math_documents, training
@@ -24,7 +24,7 @@ from examples.toy.pretrain import PRETRAININGS
 from examples.toy.tokenizer import build_tokenizer
 from examples.toy.training import IGNORED, collate, pooled_batches, shuffled_passes
 from orchestrator.compare import Arm
-from orchestrator.evaluation import Evaluation, SetResult
+from orchestrator.evaluation import Evaluation, SetResult, write
 from policies import losses
 from policies.rendering import Renderer, load_renderer
 
@@ -178,3 +178,47 @@ def test_moderate_checkpoint_is_built_once_from_the_shipped_base(task, tmp_path)
     before = (directory / "model.safetensors").stat().st_mtime_ns
     assert ensure_rung(task, "sft_mod", directory) == directory
     assert (directory / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_auto_is_compared_on_ladders_and_seeds_of_its_own_by_runs_that_differ_in_alpha_and_rho_alone(tmp_path):
+    runs = list(study_auto.planned(list(study_auto.CASES), tmp_path))
+    assert len({config.run_dir for _, _, config in runs}) == len(runs) == 4 * (1 + len(study_auto.FIXED))
+    first = {name for name, _, _ in runs[: len(runs) // 2]}
+    assert first == set(study_auto.CASES), "one seed of every case comes before the next"
+    for name, setting, config in runs:
+        repair = config.rejuvenation
+        assert (repair.alpha, repair.rho) == (setting or ("auto", "auto"))
+        twin = study_auto.run_config(name, None, config.seed, tmp_path)
+        same = replace(config, run_dir=twin.run_dir, rejuvenation=replace(repair, alpha="auto", rho="auto"))
+        assert same == twin
+        assert config.seed > 100, "not the seeds of the other studies"
+    own = study_auto.CASES["math"].ladder
+    assert own is not None
+    texts = [messages[0]["content"] for messages in demonstrations(own)]
+    shipped = {messages[0]["content"] for messages in demonstrations(LADDERS["math"])}
+    assert len(set(texts) - shipped) > 0.9 * len(texts), "other problems"
+
+
+def finished(run_dir, greedy):
+    """What a study reads of a run: one evaluation before RL and one after."""
+    (run_dir / "evaluations").mkdir(parents=True)
+    for step, right in ((0, 0), (30, greedy)):
+        result = SetResult("heldout", "id", 8, [1.0] * right + [0.0] * (20 - right), [4] * 20, 8, 0.1, 0.0)
+        write(Evaluation(step, [result]), run_dir)
+    (run_dir / "versions.json").write_text('{"git": "abc"}')
+    (run_dir / "choice.json").write_text('{"sentence": "taken: alpha 0.4, rho 0"}')
+
+
+@pytest.mark.parametrize(("auto", "within"), [(19, True), (18, False)])
+def test_study_says_plainly_whether_auto_is_within_five_percent(tmp_path, monkeypatch, auto, within):
+    monkeypatch.setattr(study_auto, "is_finished", lambda config: True)
+    for name in study_auto.CASES:
+        for _, setting, config in study_auto.planned([name], tmp_path):
+            finished(Path(config.run_dir), {None: auto, (0.5, 0.0): 20}.get(setting, 10))
+    text, values = study_auto.report({name: study_auto.read(name, tmp_path) for name in study_auto.CASES})
+    for case in values["cases"].values():
+        assert case["best_fixed"] == {"alpha": 0.5, "rho": 0.0}
+        assert case["auto_over_best"] == auto / 20
+        assert case["within_5_percent"] is within
+    assert ("**not** within 5 %" in text) is not within
+    assert "abc" in text

@@ -68,7 +68,7 @@ def demonstrations(ladder: Ladder) -> list[Conversation]:
     return conversations
 
 
-def climb(task: str, base: Path, rungs: dict[str, Path]) -> None:
+def climb(task: str, base: Path, rungs: dict[str, Path], ladder: Ladder | None = None) -> None:
     """Fine-tune a base checkpoint and export rungs on the way.
 
     Args:
@@ -76,8 +76,9 @@ def climb(task: str, base: Path, rungs: dict[str, Path]) -> None:
         base: the base checkpoint's directory.
         rungs: name of a rung, all of one loss -> the directory that its checkpoint goes to; the run ends with the last
             of them.
+        ladder: another SFT run than the task's own.
     """
-    ladder = LADDERS[task]
+    ladder = ladder or LADDERS[task]
     exports = {ladder.rungs[name].steps: directory for name, directory in rungs.items()}
     (loss_name,) = {ladder.rungs[name].loss for name in rungs}
     model = load_model(base)
@@ -99,13 +100,13 @@ def climb(task: str, base: Path, rungs: dict[str, Path]) -> None:
     )
 
 
-def ensure_rung(task: str, name: str, directory: Path) -> Path:
+def ensure_rung(task: str, name: str, directory: Path, ladder: Ladder | None = None) -> Path:
     """Build a rung that does not ship from the shipped base, unless it is there; returns `directory`.
 
-    Mod takes seconds, the DFT rung as long as Over did.
+    Mod takes seconds, the DFT rung as long as Over did. `ladder` is another SFT run than the task's own.
     """
     if not directory.is_dir():
         staging = directory.with_name(f".{directory.name}.partial")
-        climb(task, HERE / task / "base", {name: staging})
+        climb(task, HERE / task / "base", {name: staging}, ladder)
         staging.rename(directory)
     return directory

@@ -179,6 +179,31 @@ def test_gate_starts_rl_from_the_better_checkpoint_and_remembers_it(workers, con
     assert pass_gate(gated, workers, parcel, run_dir)[1].kept == "rejuvenated", "a resumed run measures nothing again"
 
 
+def test_auto_tries_candidates_on_the_engines_and_rl_starts_from_the_one_taken(workers, folder):
+    run_dir = folder / "auto"
+    extra = ["rejuvenation.alpha=auto", "rejuvenation.rho=auto", "rejuvenation.auto.alphas=[0.6,0.3]"]
+    extra += ["rejuvenation.auto.rhos=[0.05]", "rejuvenation.auto.prompts=6", "rejuvenation.auto.samples=4"]
+    extra += ["rejuvenation.auto.k=2", "launcher=inline"]
+    auto = load([], overrides(folder, run_dir, *extra))
+    open_run(auto, run_dir)
+    parcel, _ = start_policy(auto, workers, run_dir, Console())
+    choice = json.loads((run_dir / "choice.json").read_text())
+    assert parcel.report["choice"] == choice
+    assert (parcel.report["alpha"], parcel.report["rho"]) == (choice["alpha"], choice["rho"])
+    assert len({trial["pass_at_1"] for trial in choice["trials"]}) > 1, "the engines held other weights each time"
+    assert load([run_dir / "config.yaml"]).rejuvenation.alpha == "auto", "the run is resumed as it was begun"
+    engine = workers.rollouts[0].start("weights").result(60)
+    for tensor, value in read_tensors(str(run_dir / "rejuvenated")):
+        assert torch.equal(engine[tensor], value), tensor
+    numbers = [f"rejuvenation.alpha={choice['alpha']}", f"rejuvenation.rho={choice['rho']}", "launcher=inline"]
+    fixed = load([], overrides(folder, folder / "fixed", *numbers))
+    open_run(fixed, folder / "fixed")
+    start_policy(fixed, workers, folder / "fixed", Console())
+    expected = dict(read_tensors(str(folder / "fixed" / "rejuvenated")))
+    for tensor, value in read_tensors(str(run_dir / "rejuvenated")):
+        assert torch.equal(expected[tensor], value), tensor
+
+
 def test_engine_and_learner_agree_over_five_updates(workers, config, finished):
     agree_over_updates(workers, config, finished.run_dir)
 
