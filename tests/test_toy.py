@@ -24,7 +24,7 @@ from examples.toy.pretrain import PRETRAININGS
 from examples.toy.tokenizer import build_tokenizer
 from examples.toy.training import IGNORED, collate, pooled_batches, shuffled_passes
 from orchestrator.compare import Arm
-from orchestrator.evaluation import Evaluation, SetResult, write
+from orchestrator.evaluation import Evaluation, SetResult, evaluation_file, write
 from policies import losses
 from policies.rendering import Renderer, load_renderer
 
@@ -204,7 +204,7 @@ def finished(run_dir, greedy):
     (run_dir / "evaluations").mkdir(parents=True)
     for step, right in ((0, 0), (30, greedy)):
         result = SetResult("heldout", "id", 8, [1.0] * right + [0.0] * (20 - right), [4] * 20, 8, 0.1, 0.0)
-        write(Evaluation(step, [result]), run_dir)
+        write(Evaluation(step, [result]), evaluation_file(run_dir, step))
     (run_dir / "versions.json").write_text('{"git": "abc"}')
     (run_dir / "choice.json").write_text('{"sentence": "taken: alpha 0.4, rho 0"}')
 
