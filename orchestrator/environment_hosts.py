@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import functools
 import itertools
+import os
 import secrets
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from configs.errors import ConfigError
 from envs.processes import EnvironmentFailure, EnvironmentProcess, ForkServer
 from envs.processes.fork_server import START_S
 from envs.processes.process import CLOSE_S, END_S
+from envs.user_model import KEY_VARIABLE, URL_VARIABLE
 
 GRACE_S = 30.0
 """What a call through Ray may take beyond the environment's own limit, which the host keeps."""
@@ -35,12 +37,19 @@ class EnvironmentHost:
         self._names = (f"{secrets.token_hex(4)}-{number}" for number in itertools.count())
         self._lock = threading.Lock()
 
-    def begin(self) -> None:
-        """Get ready, so that the first process starts quickly."""
+    def begin(self, variables: Mapping[str, str]) -> None:
+        """Get ready, so that the first process starts quickly; see `start`."""
+        os.environ.update(variables)
         self._server.begin()
 
-    def start(self, memory_bytes: int) -> Answer:
-        """Start a process; the value is its name."""
+    def start(self, memory_bytes: int, variables: Mapping[str, str]) -> Answer:
+        """Start a process; the value is its name.
+
+        Args:
+            memory_bytes: most that it may use.
+            variables: of the environment, which a host that was started anew has not been told.
+        """
+        os.environ.update(variables)
         return answer(lambda: self._keep(self._server.start(memory_bytes)))
 
     def call_environment(self, name: str, method: str, arguments: dict[str, Any], timeout_s: float) -> Answer:
@@ -118,7 +127,7 @@ class HostedProcesses:
         """Have all hosts get ready; one that cannot, says so when it is to start a process."""
         import ray
 
-        ready = [host.call.remote("begin", (), {}) for host in self._hosts]
+        ready = [host.call.remote("begin", (told_variables(),), {}) for host in self._hosts]
         ray.wait(ready, num_returns=len(ready), timeout=START_S)
 
     def start(self, memory_bytes: int) -> HostedProcess:
@@ -126,7 +135,7 @@ class HostedProcesses:
         order = sorted(range(len(self._hosts)), key=lambda number: self._open[number])
         for attempt, number in enumerate(order, 1):
             try:
-                name = value_of(ask(self._hosts[number], "start", memory_bytes, timeout_s=START_S))
+                name = value_of(ask(self._hosts[number], "start", memory_bytes, told_variables(), timeout_s=START_S))
             except EnvironmentFailure:
                 if attempt == len(order):
                     raise
@@ -179,6 +188,11 @@ class HostedProcess:
             pass  # with its host it is gone, too
         finally:
             ended()
+
+
+def told_variables() -> dict[str, str]:
+    """Where the run's user model answers, as this process was told; empty without one."""
+    return {name: os.environ[name] for name in (URL_VARIABLE, KEY_VARIABLE) if name in os.environ}
 
 
 def ask(host: Any, method: str, *arguments: Any, timeout_s: float) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -13,6 +14,7 @@ from configs.environment import EnvironmentConfig
 from configs.errors import ConfigError
 from envs.process_tree import descendants
 from envs.processes import EnvironmentFailure, ProcessEnv
+from envs.user_model import URL_VARIABLE
 from orchestrator.actors import EnvironmentActor
 from orchestrator.environment_hosts import EnvironmentHost, HostedProcesses, value_of
 from orchestrator.launchers import start_local_cluster
@@ -25,7 +27,7 @@ MAKE = {"environment_id": BROKEN.id, "kwargs": {}, "wrappers": []}
 
 
 def made(host, path, **kwargs):
-    name = value_of(host.start(BROKEN.memory_bytes))
+    name = value_of(host.start(BROKEN.memory_bytes, {}))
     value_of(host.call_environment(name, "make", {**MAKE, "kwargs": kwargs, "path": path}, 30.0))
     return name
 
@@ -35,7 +37,7 @@ def test_a_host_answers_with_plain_data_whatever_happens():
 
     before = set(descendants(os.getpid()))
     host = EnvironmentHost()
-    host.begin()
+    host.begin({})
     name = made(host, sys.path)
     assert host.call_environment(name, "task", {"index": 3}, 30.0) == ("value", {"number": 3})
     host.call_environment(name, "reset", {"seed": 1, "options": {"task": {"number": 0}}}, 30.0)
@@ -78,9 +80,10 @@ def has_below(pid, count):
 
 
 @pytest.mark.timeout(300)
-def test_actors_host_environments_and_come_back_when_they_die(tmp_path):
+def test_actors_host_environments_and_come_back_when_they_die(tmp_path, monkeypatch):
     import ray
 
+    monkeypatch.delenv(URL_VARIABLE, raising=False)
     config = run_config("cluster.num_cpus=2", "cluster.object_store_bytes=100000000")
     start_local_cluster(config, {"log_to_driver": False})
     try:
@@ -142,9 +145,12 @@ def test_actors_host_environments_and_come_back_when_they_die(tmp_path):
                 time.sleep(0.5)
         for env in envs:
             env.close()
+        monkeypatch.setenv(URL_VARIABLE, "http://127.0.0.1:1/v1")
         again = [ProcessEnv(processes.start(BROKEN.memory_bytes), BROKEN, 30.0) for _ in range(4)]
         assert all(has_below(pid, 1 + 2 * 2) for pid in (fresh, pids[1])), "whole again"
         assert all(env.reset(options={"task": env.task(100)}) for env in again)
+        told = Path(f"/proc/{descendants(fresh)[0]}/environ").read_bytes()
+        assert f"{URL_VARIABLE}=http://127.0.0.1:1/v1".encode() in told, "what the first host was told, the new one is"
         started = [pid for host in (fresh, pids[1]) for pid in below(host)]
         for host in hosts:
             ray.kill(host)
