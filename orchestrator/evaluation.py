@@ -142,13 +142,13 @@ def evaluate_set(workers: Workers, task_set: TaskSet, seed: int) -> SetResult:
         truncated=mean([float(t.status == "truncated") for t in sampled]),
         failed=len(failed),
         error=reason(failed[0]) if failed else "",
-        setting=asdict(task_set),
+        setting=task_set.setting,
     )
 
 
 def unmeasured(task_set: TaskSet, error: str) -> SetResult:
     """The result on a set that could not be measured."""
-    setting = asdict(task_set)
+    setting = task_set.setting
     return SetResult(
         task_set.name, task_set.kind, task_set.k, [], [], task_set.samples, 0.0, 0.0, error=error, setting=setting
     )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import asdict, dataclass, replace
+from typing import Any, NamedTuple
 
 from configs.environment import SETS, EnvironmentConfig, EvaluationConfig, EvaluationSetConfig
 from configs.errors import ConfigError
@@ -37,6 +37,14 @@ class TaskSet:
     """Of the sampled episodes."""
     max_tokens: int
     """Longest assistant turn."""
+
+    @property
+    def setting(self) -> dict[str, Any]:
+        """What results on the set depend on, as plain values; where its environment runs is no part of it."""
+        plain = asdict(self)
+        for name in ("isolation", "memory_bytes", "episodes_per_process"):
+            del plain["environment"][name]
+        return plain
 
     @property
     def episodes(self) -> int:

@@ -33,6 +33,7 @@ CLOSE_S = 8.0
 NOT_INHERITED = (
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),  # of a learner in this process
     *("VLLM_ENABLE_V1_MULTIPROCESSING", "VLLM_SERVER_DEV_MODE", "VLLM_DEBUG_LOG_API_SERVER_RESPONSE"),
+    "VLLM_CPU_OMP_THREADS_BIND",
     *("VLLM_LOGGING_LEVEL", "VLLM_LOGGING_STREAM", "VLLM_LOGGING_CONFIG_PATH", "TORCH_COMPILE_DISABLE"),
 )
 """Environment variables that concern an engine or a learner of this process, or would open the server."""

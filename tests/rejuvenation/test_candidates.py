@@ -56,7 +56,7 @@ def test_candidates_of_one_scoring_are_what_transform_writes(
         report = transform(*tiny, tmp_path / f"{alpha}-{rho}", fixed, PAIRS, seed=3)
         written = weights(tmp_path / f"{alpha}-{rho}")
         assert candidates.reset_ratio(rho) == pytest.approx(report.effective_ratio)
-        for name, tensor in candidates.repair(alpha, rho).items():
+        for name, tensor in candidates.weights(alpha, rho).items():
             assert torch.equal(tensor, written[name]), name
     assert 0.0 < candidates.reset_ratio(0.01) < candidates.reset_ratio(0.05)
 
