@@ -3,6 +3,9 @@
 `python process_guard.py PARENT_PID COMMAND ...`, started by that parent as the leader of a new session. However the
 parent ends, `kill -9` included, the guard sees that it has another parent. A server that is killed itself leaves its
 workers behind, which hold memory and GPUs: they are in the guard's process group and go with it.
+
+There are two of it, one below the other. Ray kills the children of an actor that dies before they can notice, and then
+it is the second that ends the group.
 """
 
 from __future__ import annotations
@@ -19,21 +22,41 @@ GRACE_S = 5.0
 
 
 def main(parent: int, command: list[str]) -> None:
-    """Wait for the first of the two to end, then end the group, this process included."""
+    """Guard a second guard, which runs the command."""
     asked: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: asked.append(number))
-    child = subprocess.Popen(command)
-    while child.poll() is None and os.getppid() == parent and not asked:
+    first = os.getpid()
+    second = os.fork()
+    if second:
+        guard(second, parent, asked)
+    server = subprocess.Popen(command).pid
+    guard(server, first, [])  # where the first one is asked to end, the server is, too
+
+
+def guard(child: int, parent: int, asked: list[int]) -> None:
+    """Wait until the child has ended, the parent is gone or a SIGTERM came; then end the group, this process included.
+
+    Args:
+        child: id of the process that is guarded, a child of this one.
+        parent: id of the process that wants it.
+        asked: filled by the handler of SIGTERM.
+    """
+    while (status := status_of(child)) is None and os.getppid() == parent and not asked:
         time.sleep(POLL_S)
-    if child.poll() is None:
-        os.killpg(0, signal.SIGTERM)  # this process has a handler
-        try:
-            child.wait(GRACE_S)
-        except subprocess.TimeoutExpired:
-            print(f"the server did not end within {GRACE_S:g} s and is killed", file=sys.stderr, flush=True)
+    if status is None:
+        os.killpg(0, signal.SIGTERM)  # the guards have a handler
+        deadline = time.monotonic() + GRACE_S
+        while status_of(child) is None and time.monotonic() < deadline:
+            time.sleep(POLL_S)
     else:
-        print(f"the server ended with status {child.returncode}", file=sys.stderr, flush=True)
+        print(f"process {child} ended with status {status}", file=sys.stderr, flush=True)
     os.killpg(0, signal.SIGKILL)
+
+
+def status_of(child: int) -> int | None:
+    """Return the exit status of a child, or the signal that killed it; None while it runs. It is not reaped here."""
+    ended = os.waitid(os.P_PID, child, os.WEXITED | os.WNOWAIT | os.WNOHANG)
+    return None if ended is None else ended.si_status
 
 
 if __name__ == "__main__":

@@ -83,10 +83,10 @@ def answered() -> int:
 
 
 def servers_of(process: psutil.Process) -> list[psutil.Process]:
-    """The processes of a model server below a process, its guard included."""
+    """The processes of a model server below a process, its guards first."""
     below = process.children(recursive=True)
     guards = [p for p in below if any("process_guard.py" in word for word in p.cmdline())]
-    return [*guards, *(child for guard in guards for child in guard.children(recursive=True))]
+    return list(dict.fromkeys([*guards, *(child for guard in guards for child in guard.children(recursive=True))]))
 
 
 def assert_gone(processes: list[psutil.Process], timeout_s: float = 30) -> None:
@@ -165,7 +165,7 @@ def test_a_pico_model_plays_the_user_in_evaluation_and_training(tmp_path):
             assert request("/v1/chat/completions", wrong, message)[0] == 401
         assert request("/v1/chat/completions", key, message)[0] == 200
         processes = servers_of(psutil.Process())
-        assert len(processes) >= 3, "guard, server, engine"
+        assert len(processes) >= 4, "two guards, server, engine"
         assert not any(key in word for process in processes for word in process.cmdline())
     assert_gone(processes, 1)
     assert URL_VARIABLE not in os.environ
@@ -208,7 +208,7 @@ def test_under_ray_gate_and_training_ask_it_and_it_ends_with_a_driver_that_is_ki
             assert process.poll() is None, (tmp_path / "log.txt").read_text()[-3000:]
             time.sleep(0.2)
         servers = servers_of(psutil.Process(process.pid))
-        assert len(servers) >= 3, "guard, server, engine"
+        assert len(servers) >= 4, "two guards, server, engine"
         key = servers[1].environ()["VLLM_API_KEY"]
         port = next(word for word in servers[1].cmdline() if word.startswith("--port=")).partition("=")[2]
         assert "--host=127.0.0.1" in servers[1].cmdline()
@@ -235,5 +235,6 @@ def test_evaluation_of_a_checkpoint_serves_it_too(tmp_path):
     words = arguments(tmp_path, tmp_path / "run", "launcher=inline")
     process = start(tmp_path, "eval", str(tmp_path / "sft"), *words, COLUMNS="200")
     assert process.wait(500) == 0, (tmp_path / "log.txt").read_text()[-3000:]
-    row = next(line for line in (tmp_path / "log.txt").read_text().splitlines() if "heldout" in line)
-    assert [cell.strip() for cell in row.strip("│").split("│")][::8] == ["heldout", "0"], "no episode failed"
+    shown = (tmp_path / "log.txt").read_text()
+    assert re.search(r"^heldout: .*2 tasks", shown, re.MULTILINE)
+    assert "failed" not in shown

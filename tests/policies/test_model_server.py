@@ -66,10 +66,18 @@ def gone(numbers, timeout_s=20.0):
     """Whether none of these processes runs any more, after a little patience."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:
-        if not [pid for pid in numbers if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]:
+        if not any(map(runs, numbers)):
             return True
         time.sleep(0.05)
     return False
+
+
+def runs(number):
+    """Whether a process is there and no zombie; it may end while it is looked at."""
+    try:
+        return psutil.Process(number).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 def test_it_answers_whoever_has_the_token_until_it_is_closed(serve):
@@ -86,19 +94,25 @@ def test_it_answers_whoever_has_the_token_until_it_is_closed(serve):
     server.close()
 
 
-@pytest.mark.parametrize("victim", ["server", "guard"])
+def guards_of(server_pid):
+    """The two guards above a server, the upper one last."""
+    lower = psutil.Process(server_pid).parent()
+    return [lower.pid, lower.ppid()]
+
+
+@pytest.mark.parametrize("victim", ["server", "lower guard", "upper guard"])
 def test_it_is_started_again_once_at_the_same_address(serve, victim):
     server = serve()
     server.wait_until_ready()
     url, first = server.url, pids(server.log_path)
 
     def kill(server_pid):
-        guard = psutil.Process(server_pid).ppid()
-        os.kill(server_pid if victim == "server" else guard, signal.SIGKILL)
-        return guard
+        lower, upper = guards_of(server_pid)
+        os.kill({"server": server_pid, "lower guard": lower, "upper guard": upper}[victim], signal.SIGKILL)
+        return [lower, upper]
 
-    guard = kill(first[0])
-    assert gone([*first, guard]), "no engine stays behind"
+    guards = kill(first[0])
+    assert gone([*first, *guards]), "no engine stays behind"
     server.wait_until_ready()
     assert (server.url, server.restarts, ask(server)[0]) == (url, 1, 200)
     second = pids(server.log_path)[2:]
@@ -134,7 +148,9 @@ def test_one_that_refuses_a_message_says_why_without_the_token(serve):
     assert KEY not in str(raised.value)
 
 
-def test_it_ends_when_its_process_is_killed(tmp_path):
+@pytest.mark.parametrize("with_guard", [False, True])
+def test_it_ends_when_its_process_is_killed(tmp_path, with_guard):
+    """Ray kills the children of a process that it ends, before they could do anything."""
     program = f"""
 import sys, time
 from configs.user_model import UserModelConfig
@@ -149,10 +165,12 @@ time.sleep(1000)
     assert parent.stdout is not None
     assert parent.stdout.readline() == "ready\n"
     found = pids(tmp_path / "log")
-    guard = psutil.Process(found[0]).ppid()
+    lower, upper = guards_of(found[0])
     parent.kill()
+    if with_guard:
+        os.kill(upper, signal.SIGKILL)
     parent.wait()
-    assert gone([*found, guard])
+    assert gone([*found, lower, upper])
 
 
 def test_the_command_line_holds_the_engine_but_no_token():
