@@ -24,8 +24,11 @@ class AutoConfig:
     """Rollouts per prompt, at the temperature of the training rollouts (`rejuvenate transform`: 1)."""
     k: int = 8
     """Candidates are compared by pass@k, at most `samples`. Best the size of a GRPO group."""
+    tolerance: float = 0.1
+    """Candidates whose pass@k is at most this share of the best one's below it are near it: of these the one with the
+    most entropy is taken."""
     standard_errors: float = 1.0
-    """The least repair whose pass@k is at most so many standard errors below the best one's is taken."""
+    """So are those that are at most so many standard errors of the difference below it."""
     max_new_tokens: int = 512
     """Longest response sampled by `rejuvenate transform`; a run has `rollout.max_tokens`."""
     batch_size: int = 64
@@ -44,5 +47,6 @@ class AutoConfig:
             bounds.at_least(section, name, getattr(self, name), 1)
         bounds.at_least(section, "samples", self.samples, 2)
         bounds.within(section, "k", self.k, 1, self.samples)
+        bounds.within(section, "tolerance", self.tolerance, 0.0, 1.0)
         bounds.at_least(section, "standard_errors", self.standard_errors, 0.0)
         bounds.above(section, "entropy_ratio", self.entropy_ratio, 0.0)

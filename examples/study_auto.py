@@ -1,8 +1,7 @@
 """`make study-auto`: does `alpha: auto, rho: auto` end where the best fixed setting ends after RL?
 
-Fixed settings and auto start RL with the same seeds, tasks and settings. The rule was designed on the math toy as it
-ships; what is compared here are another SFT ladder and RL task of it, the tool toy, and seeds of their own, none of
-them looked at for the rule. Resumable: finished runs are kept in runs/study-auto. What it finds is written to
+Fixed settings and auto start RL with the same seeds, tasks and settings, on SFT ladders, RL tasks and seeds that were
+not looked at for the rule. Resumable: finished runs are kept in runs/study-auto. What it finds is written to
 docs/results/auto.md and .json.
 """
 
@@ -72,21 +71,35 @@ class Case:
 CASES = {
     "math": Case(
         "math",
-        "another SFT ladder (32 problems of one or two operations, operands up to 15, 400 steps) and another RL task "
-        "(three or four operations, operands up to 35)",
-        (101, 102),
-        ("environment.kwargs={operations_min: 3, operations_max: 4, operand_max: 35}",),
+        "an SFT ladder on 48 problems of three operations, operands up to 30, 600 steps; RL on problems of three to "
+        "five operations, operands up to 50",
+        (201, 202),
+        ("environment.kwargs={operations_min: 3, operations_max: 5, operand_max: 50}",),
         Ladder(
             "rejuvenate/Arithmetic-v0",
-            {"operations_min": 1, "operations_max": 2, "operand_max": 15},
-            32,
+            {"operations_min": 3, "operations_max": 3, "operand_max": 30},
+            48,
             2e-3,
             100,
-            seed=7,
-            rungs={RUNG: Rung(400)},
+            seed=11,
+            rungs={RUNG: Rung(600)},
         ),
     ),
-    "tool": Case("tool", "the tool toy as shipped: another base, ladder and task, of several turns", (101, 102)),
+    "tool": Case(
+        "tool",
+        "an SFT ladder on 48 tasks of one to three look-ups, 600 steps; RL on tasks of three to five",
+        (201, 202),
+        ('environment.kwargs={hops_min: 3, hops_max: 5, error_text: "?"}',),
+        Ladder(
+            "rejuvenate/Lookup-v0",
+            {"hops_min": 1, "hops_max": 3},
+            48,
+            1e-3,
+            betas=(0.9, 0.98),
+            seed=2000,
+            rungs={RUNG: Rung(600)},
+        ),
+    ),
 }
 
 

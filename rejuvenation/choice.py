@@ -1,9 +1,11 @@
 """The rule of `alpha: auto` and `rho: auto`: which repair to take, from what each candidate can do before any RL.
 
 GRPO learns from a prompt as soon as one of its samples is right, and never while all fail. So candidates are compared
-by pass@k, k the size of a group: the share of groups that hold a right answer. Of those that cannot be told from the
-best, the least repair is taken, for the more of SFT stays, the better (ours; the one-standard-error rule is that of
-Breiman et al., Classification and Regression Trees, 1984).
+by pass@k, k the size of a group: the share of groups that hold a right answer. RL then trades entropy for reward, and
+stops improving where there is none left (Cui et al., The Entropy Mechanism of Reinforcement Learning for Reasoning
+Language Models, arXiv 2505.22617). So of the candidates whose pass@k is near the best one's, the one with the most
+entropy is taken. The rule is ours; the standard errors in "near" are those of the one-standard-error rule (Breiman et
+al., Classification and Regression Trees, 1984).
 """
 
 from __future__ import annotations
@@ -59,7 +61,7 @@ class Trial:
     behind_error: float | None
     """Standard error of that difference, prompt by prompt."""
     good_enough: bool
-    """Whether the rule could have taken it: of these the one with the least taken back is taken."""
+    """Whether the rule could have taken it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +150,7 @@ def trials(
             found = Passes.of(outcome.solved, auto.samples, auto.k, auto.k)
             gaps = [b - own for b, own in zip(best, passes[alpha, rho], strict=True)]
             behind, error = mean(gaps), standard_error(gaps)
-            good = behind <= auto.standard_errors * error
+            good = behind <= max(auto.tolerance * mean(best), auto.standard_errors * error)
         rows.append(
             Trial(
                 alpha=alpha,
@@ -169,8 +171,16 @@ def trials(
 
 
 def taken(rows: Sequence[Trial]) -> Trial:
-    """The least repair that is good enough; of equal sizes the one tried first."""
-    return min((row for row in rows if row.good_enough), key=lambda row: row.taken_back)
+    """What the rule takes of the candidates that are good enough; of equal ones the least repair.
+
+    With rewards: the SFT checkpoint as it is, or else the one with the most entropy. Where nothing was graded or
+    nothing was solved: the least repair.
+    """
+    enough = [row for row in rows if row.good_enough]
+    if not any(row.pass_at_k for row in rows):
+        return min(enough, key=lambda row: row.taken_back)
+    untouched = [row for row in enough if row.alpha == 1.0 and row.rho == 0.0]
+    return max(untouched or enough, key=lambda row: (row.entropy, -row.taken_back))
 
 
 def _on_rewards(
@@ -180,13 +190,14 @@ def _on_rewards(
     base_entropy: float | None,
 ) -> tuple[str, str]:
     """Sentence and rule of a choice by rewards."""
-    k, row = config.auto.k, taken(rows)
+    auto, row = config.auto, taken(rows)
     best = max(rows, key=lambda each: each.pass_at_k or 0.0)
-    errors = f"{config.auto.standard_errors:g} standard error{'s' if config.auto.standard_errors != 1 else ''}"
+    errors = f"{auto.standard_errors:g} standard error{'s' if auto.standard_errors != 1 else ''}"
     rule = (
-        f"taken is the least repair whose pass@{k} is at most {errors} (of the difference, prompt by prompt) below the "
-        "best candidate's; the size of a repair is 1 - alpha (1 - share of neurons reset). First along alpha without a "
-        "reset, then along rho at the alpha taken"
+        f"near the best is a pass@{auto.k} that is at most {auto.tolerance:.0%} of it, or {errors} (of the difference, "
+        "prompt by prompt), below. Where the SFT checkpoint as it is comes near the best, nothing is repaired; else of "
+        "the candidates near the best the one with the most entropy is taken. First along alpha without a reset, then "
+        "along rho at the alpha taken"
     )
     if not best.pass_at_k:
         return (
@@ -194,18 +205,18 @@ def _on_rewards(
             "longer, or give RL an easier task",
             rule,
         )
-    sentence = f"{_name(row)}: pass@{k} {row.pass_at_k:.3f} on {len(next(iter(tried.values())).solved or [])} prompts"
-    if row is not best:
-        sentence += (
-            f", {row.behind:.3f} ± {row.behind_error:.3f} below the best ({_short(best)}: {best.pass_at_k:.3f}) with "
-            "less repair"
-        )
+    prompts = len(next(iter(tried.values())).solved or [])
+    sentence = f"{_name(row)}: pass@{auto.k} {row.pass_at_k:.3f} on {prompts} prompts"
+    if row is best:
+        sentence += ", the best"
     else:
-        sentence += ", the best, and no smaller repair comes near it"
+        sentence += f", near the best ({_short(best)}: {best.pass_at_k:.3f})"
+    if not _untouched(row):
+        sentence += f", entropy {row.entropy:.3f} nats, the most of those near the best"
     first = rows[0]
     if first is not row:
-        label = "the SFT checkpoint as it is" if (first.alpha, first.rho) == (1.0, 0.0) else _short(first)
-        sentence += f"; {label} has {first.pass_at_k:.3f}"
+        label = "the SFT checkpoint as it is" if _untouched(first) else _short(first)
+        sentence += f"; {label} has {first.pass_at_k:.3f} and {first.entropy:.3f} nats"
     if failed := sum(outcome.failed for outcome in tried.values()):
         sentence += f" ({failed} rollouts failed in the environment and count as unsolved)"
     return sentence, rule
@@ -228,10 +239,14 @@ def _on_entropy(
     return f"{_name(row)}: entropy {row.entropy:.3f} nats on calibration responses, base {base_entropy:.3f}", rule
 
 
+def _untouched(row: Trial) -> bool:
+    """Whether it is the SFT checkpoint as it is."""
+    return row.alpha == 1.0 and row.rho == 0.0
+
+
 def _name(row: Trial) -> str:
     """The decision in words."""
-    needless = row.alpha == 1.0 and row.rho == 0.0
-    return "no repair needed (alpha 1, rho 0)" if needless else f"taken: {_short(row)}"
+    return "no repair needed (alpha 1, rho 0)" if _untouched(row) else f"taken: {_short(row)}"
 
 
 def _short(row: Trial) -> str:

@@ -21,8 +21,8 @@ def header(choice: Choice) -> list[str]:
 
 def rows(choice: Choice) -> list[list[str]]:
     """Cells of every candidate, in the order of trying."""
-    least = taken(choice.trials)
-    return [cells(trial, is_taken=trial is least) for trial in choice.trials]
+    winner = taken(choice.trials)
+    return [cells(trial, is_taken=trial is winner) for trial in choice.trials]
 
 
 def cells(trial: Trial, *, is_taken: bool) -> list[str]:

@@ -89,10 +89,12 @@ def test_repair_that_alone_is_rewarded_is_written_as_by_its_numbers(tmp_path: Pa
     prompts = [pair.prompt_ids for pair in PAIRS]
     report = transform(*tiny, tmp_path / "auto", auto(), PAIRS, prompts=prompts, reward=reward, seed=0)
     assert report.choice is not None
-    # (1, 0): nothing, (0.5, 0) and (0.5, 0.01): everything, (0.5, 0.05): nothing; the least repair of equal ones
-    assert (report.alpha, report.rho) == (0.5, 0.0)
-    assert [trial.pass_at_1 for trial in report.choice.trials] == [0.0, 1.0, 1.0, 0.0]
-    fixed = RejuvenationConfig(alpha=0.5, rho=0.0, target_tokens=3)
+    # (1, 0): nothing, (0.5, 0) and (0.5, 0.01): everything, (0.5, 0.05): nothing
+    trials = report.choice.trials
+    assert [trial.pass_at_1 for trial in trials] == [0.0, 1.0, 1.0, 0.0]
+    assert trials[2].entropy > trials[1].entropy, "of equal ones the one with the most entropy"
+    assert (report.alpha, report.rho) == (0.5, 0.01)
+    fixed = RejuvenationConfig(alpha=0.5, rho=0.01, target_tokens=3)
     transform(*tiny, tmp_path / "fixed", fixed, PAIRS, seed=0)
     out, expected = weights(tmp_path / "auto"), weights(tmp_path / "fixed")
     assert all(torch.equal(out[name], expected[name]) for name in expected)

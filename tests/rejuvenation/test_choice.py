@@ -18,13 +18,18 @@ def config(**settings: object) -> RejuvenationConfig:
     return RejuvenationConfig(**{"alpha": "auto", "rho": "auto", "auto": auto, **settings})  # type: ignore[arg-type]
 
 
-def chosen(table: Table, settings: RejuvenationConfig | None = None, ratio: float = 0.1) -> Choice:
-    """The choice where each candidate solves so many rollouts of each prompt."""
+def chosen(
+    table: Table,
+    settings: RejuvenationConfig | None = None,
+    ratio: float = 0.1,
+    entropy: dict[tuple[float, float], float] | None = None,
+) -> Choice:
+    """The choice where each candidate solves so many rollouts of each prompt; entropy is half a nat if not given."""
     asked: list[tuple[float, float]] = []
 
     def measure(alpha: float, rho: float) -> Outcome:
         asked.append((alpha, rho))
-        return Outcome(ratio if rho else 0.0, 0.5, table[alpha, rho])
+        return Outcome(ratio if rho else 0.0, (entropy or {}).get((alpha, rho), 0.5), table[alpha, rho])
 
     found = choose(settings or config(), measure, judged_by="a table")
     assert len(asked) == len(set(asked)), "each candidate is measured once"
@@ -54,7 +59,7 @@ def test_candidate_that_is_clearly_best_is_taken() -> None:
     assert "the SFT checkpoint as it is has 0.000" in found.sentence
 
 
-def test_of_candidates_within_one_standard_error_the_least_repair_is_taken() -> None:
+def test_candidates_within_one_standard_error_are_near_the_best_and_of_equal_ones_the_least_repair_is_taken() -> None:
     table = {**CLEAR, (0.7, 0.0): [1, 1, 1, 0]}
     found = chosen({**table, (0.7, 0.01): [0, 0, 0, 0]})
     near = found.trials[1]
@@ -62,9 +67,37 @@ def test_of_candidates_within_one_standard_error_the_least_repair_is_taken() -> 
     assert (near.behind, near.behind_error) == (0.25, 0.25)
     assert near.good_enough
     assert (found.alpha, found.rho) == (0.7, 0.0)
-    assert "0.250 ± 0.250 below the best (alpha 0.5, rho 0: 1.000) with less repair" in found.sentence
-    stricter = config(auto=AutoConfig(alphas=[0.7, 0.5, 0.3], rhos=[0.01], samples=2, k=2, standard_errors=0.9))
-    assert chosen(table, stricter).alpha == 0.5
+    assert "pass@2 0.750 on 4 prompts, near the best (alpha 0.5, rho 0: 1.000)" in found.sentence
+    stricter = AutoConfig(alphas=[0.7, 0.5, 0.3], rhos=[0.01], samples=2, k=2, standard_errors=0.9)
+    assert chosen(table, config(auto=stricter)).alpha == 0.5
+
+
+def test_candidates_within_the_tolerance_are_near_the_best() -> None:
+    table: Table = {key: [1] * 10 for key in [*CLEAR, (0.7, 0.01), (0.3, 0.01)]} | {
+        (1.0, 0.0): [0] * 10,
+        (0.3, 0.0): [1] * 9 + [0],
+    }
+    more = {(0.3, 0.0): 0.6}
+    settings = {"alphas": [0.7, 0.5, 0.3], "rhos": [0.01], "samples": 2, "k": 2, "standard_errors": 0.0}
+    assert chosen(table, config(auto=AutoConfig(**settings)), entropy=more).alpha == 0.3
+    assert chosen(table, config(auto=AutoConfig(**settings, tolerance=0.09)), entropy=more).alpha == 0.7
+
+
+def test_of_candidates_near_the_best_the_one_with_the_most_entropy_is_taken() -> None:
+    table = {**CLEAR, (0.7, 0.0): [1] * 4, (0.5, 0.01): [1] * 4}
+    entropy = {(1.0, 0.0): 0.9, (0.7, 0.0): 0.2, (0.5, 0.0): 0.3, (0.3, 0.0): 0.8, (0.5, 0.01): 0.4}
+    found = chosen(table, entropy=entropy)
+    assert (found.alpha, found.rho) == (0.5, 0.01)
+    assert "entropy 0.400 nats, the most of those near the best" in found.sentence
+    assert "the SFT checkpoint as it is has 0.000 and 0.900 nats" in found.sentence
+    assert (chosen(table, entropy={**entropy, (0.5, 0.01): 0.1}).rho) == 0.0
+
+
+def test_checkpoint_near_the_best_needs_no_repair_however_much_entropy_one_would_give() -> None:
+    table: Table = {key: [1] * 4 for key in [*CLEAR, (1.0, 0.01)]}
+    found = chosen(table, entropy={(1.0, 0.0): 0.1})
+    assert found.needs_no_repair
+    assert found.sentence == "no repair needed (alpha 1, rho 0): pass@2 1.000 on 4 prompts, the best"
 
 
 def test_reset_is_taken_where_it_solves_more() -> None:
@@ -142,7 +175,7 @@ def test_table_fits_a_terminal_and_marks_what_was_taken() -> None:
         [">", "0.7", "0"],
         ["+", "0.5", "0"],
     ]
-    assert any(line.startswith("rule: taken is the least repair") for line in shown)
+    assert any(line.startswith("rule: near the best is a pass@2") for line in shown)
 
 
 @pytest.mark.parametrize(
