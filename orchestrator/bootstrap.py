@@ -9,11 +9,12 @@ import numpy as np
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean with its 95 % interval."""
+    """A mean with its 95 % interval and its standard error."""
 
     mean: float
     low: float
     high: float
+    error: float
 
     def excludes_zero(self) -> bool:
         """Whether zero lies outside."""
@@ -38,4 +39,4 @@ def interval(values: np.ndarray, resamples: int = 10_000, seed: int = 0) -> Inte
     columns = generator.multinomial(problems, np.full(problems, 1 / problems), size=resamples) / problems
     means = np.einsum("rs,sp,rp->r", rows, values.astype(np.float64), columns, optimize=True)
     low, high = np.quantile(means, [0.025, 0.975])
-    return Interval(float(values.mean()), float(low), float(high))
+    return Interval(float(values.mean()), float(low), float(high), float(means.std()))

@@ -71,7 +71,7 @@ def change(results: Sequence[tuple[int, SetResult]], measure: str) -> Change:
     first, last = results[0][1], results[-1][1]
     if measure == "entropy":
         values = [r.entropy for _, r in results]
-        before, after, gain = (Interval(v, v, v) for v in (values[0], values[-1], values[-1] - values[0]))
+        before, after, gain = (Interval(v, v, v, 0.0) for v in (values[0], values[-1], values[-1] - values[0]))
         return Change(before, after, gain, area(steps, values))
     gains = [b - a for a, b in zip(first.per_task(measure), last.per_task(measure), strict=True)]
     heights = [mean(r.per_task(measure)) for _, r in results]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -18,15 +17,10 @@ from orchestrator.seeding import derive
 from orchestrator.task_sets import TaskSet
 from orchestrator.workers import Workers
 from policies.trajectory import FAILED, Trajectory
+from rejuvenation.diagnostics.passes import pass_at_k
+from rejuvenation.diagnostics.statistics import standard_error
 
 log = logging.getLogger("rejuvenate")
-
-
-def pass_at_k(samples: int, correct: int, k: int) -> float:
-    """Unbiased estimate of the chance that one of k samples is correct (arXiv 2107.03374, Eq. 1)."""
-    if samples - correct < k:
-        return 1.0
-    return 1.0 - math.prod(1.0 - k / i for i in range(samples - correct + 1, samples + 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +73,7 @@ class SetResult:
         figures: dict[str, float] = {}
         for measure in ("greedy", "pass@1", "pass@k"):
             name, found = measure.replace("@k", f"@{self.k}"), self.interval(measure)
-            figures |= {name: found.mean, f"{name}_se": standard_error(self.per_task(measure))}
+            figures |= {name: found.mean, f"{name}_se": found.error}
             figures |= {f"{name}_low": found.low, f"{name}_high": found.high}
         signal = self.per_task("signal")
         figures |= {"signal": mean(signal), "signal_se": standard_error(signal)}
@@ -170,14 +164,6 @@ def succeeded(trajectory: Any) -> bool:
 def mean(values: Sequence[float]) -> float:
     """Mean; 0 of nothing."""
     return sum(values) / len(values) if values else 0.0
-
-
-def standard_error(values: Sequence[float]) -> float:
-    """Standard error of the mean; 0 where it cannot be estimated."""
-    if len(values) < 2:
-        return 0.0
-    centre = mean(values)
-    return math.sqrt(sum((v - centre) ** 2 for v in values) / (len(values) - 1) / len(values))
 
 
 def write(evaluation: Evaluation, file: Path, about: Mapping[str, Any] | None = None) -> None:

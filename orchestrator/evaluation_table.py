@@ -21,10 +21,10 @@ CUT = 0.05
 """Share of sampled episodes cut by a limit from which on the table says so."""
 
 LEGEND = (
-    "Means over tasks, below them their 95 % intervals (docs/metrics.md). greedy: tasks solved without sampling. "
-    "pass@k: chance that one of k samples solves a task. signal: share of tasks that some, but not all, of their "
-    "samples solve (others teach GRPO nothing). entropy: nats per sampled token. area: mean height of the curve over "
-    "training."
+    "Means over tasks ± standard errors, below them 95 % intervals (docs/metrics.md). greedy: tasks solved without "
+    "sampling. pass@k: chance that one of k samples solves a task. signal: share of tasks that some, but not all, of "
+    "their samples solve (others teach GRPO nothing). entropy: nats per sampled token. area: mean height of the curve "
+    "over training."
 )
 
 
@@ -85,14 +85,15 @@ def _rows(arm: Arm, set_name: str) -> Text:
 
 
 def _levels(label: str, found: Sequence[Interval], sign: str = "") -> Text:
-    """A line of means, and below them their intervals."""
-    entropy = f"{found[-1].mean:{sign}.3f}"
+    """A line of means with standard errors, and below them their intervals."""
+    *judged, signal, entropy = found
+    cells = [f"{share(f.mean, sign)} ±{share(f.error)}" for f in judged]
     text = Text()
     if len(label) > LABEL:
         text.append(_wrapped(label))
         label = ""
-    text.append(_line(label, [*(share(f.mean, sign) for f in found[:-1]), entropy]))
-    text.append(_line("", [f"[{share(f.low, sign)}, {share(f.high, sign)}]" for f in found[:3]]), "dim")
+    text.append(_line(label, [*cells, share(signal.mean, sign), f"{entropy.mean:{sign}.3f}"]))
+    text.append(_line("", [f"[{share(f.low, sign)}, {share(f.high, sign)}]" for f in judged]), "dim")
     return text
 
 

@@ -7,11 +7,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from configs.run import RunConfig
-from orchestrator.evaluation import mean, pass_at_k
+from orchestrator.evaluation import mean
 from orchestrator.parcel import Parcel
 from orchestrator.run_directory import write_atomic
 from orchestrator.trial_rollouts import trial_rollouts
 from orchestrator.workers import Workers
+from rejuvenation.diagnostics.passes import pass_at_k
 
 GATE_FILE = "gate.json"
 

@@ -1,4 +1,4 @@
-"""95 % confidence intervals over tasks that hold for few tasks and near 0 and 1.
+"""Standard errors, and 95 % confidence intervals over tasks that hold for few tasks and near 0 and 1.
 
 The normal approximation and the bootstrap are far too narrow there, and of no width where all tasks agree (Bowyer et
 al. 2025, arXiv 2503.01747). Both functions are closed formulas without resampling.
@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 
 from orchestrator.bootstrap import Interval
+from rejuvenation.diagnostics.statistics import standard_error
 
 Z = 1.959964
 """97.5 % quantile of the standard normal distribution."""
@@ -42,7 +43,7 @@ def proportion(values: Sequence[float], samples: int = 1) -> Interval:
     shrink = 1.0 + Z**2 / effective
     middle = (centre + Z**2 / (2 * effective)) / shrink
     half = Z / shrink * math.sqrt(max(0.0, spread) / effective + Z**2 / (4 * effective**2))
-    return Interval(centre, max(0.0, middle - half), min(1.0, middle + half))
+    return Interval(centre, max(0.0, middle - half), min(1.0, middle + half), standard_error(values))
 
 
 def paired(differences: Sequence[float]) -> Interval:
@@ -62,4 +63,9 @@ def paired(differences: Sequence[float]) -> Interval:
     count = len(differences) + 2
     middle = sum(differences) / count
     half = Z * math.sqrt(((sum(d * d for d in differences) + 1) / count - middle**2) / count)
-    return Interval(sum(differences) / len(differences), max(-1.0, middle - half), min(1.0, middle + half))
+    return Interval(
+        sum(differences) / len(differences),
+        max(-1.0, middle - half),
+        min(1.0, middle + half),
+        standard_error(differences),
+    )

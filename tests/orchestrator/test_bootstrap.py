@@ -43,7 +43,7 @@ def test_interval_covers_the_truth_about_as_often_as_it_says():
 
 
 def test_zero_outside_or_inside():
-    assert Interval(0.2, 0.1, 0.3).excludes_zero()
-    assert Interval(-0.2, -0.3, -0.1).excludes_zero()
-    assert not Interval(0.1, -0.1, 0.3).excludes_zero()
-    assert not Interval(0.1, 0.0, 0.3).excludes_zero()
+    assert Interval(0.2, 0.1, 0.3, 0.1).excludes_zero()
+    assert Interval(-0.2, -0.3, -0.1, 0.1).excludes_zero()
+    assert not Interval(0.1, -0.1, 0.3, 0.1).excludes_zero()
+    assert not Interval(0.1, 0.0, 0.3, 0.1).excludes_zero()

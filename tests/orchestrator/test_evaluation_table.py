@@ -31,9 +31,11 @@ def shown(*parts):
 
 
 def cells(lines, label):
-    """The numbers of the first line that begins with `label`, and the intervals below it."""
+    """The numbers of the first line that begins with `label`, its standard errors, and the intervals below it."""
     at = next(i for i, line in enumerate(lines) if line.startswith(label))
-    return lines[at].split()[len(label.split()) :], re.findall(r"\[[^\]]*\]", lines[at + 1])
+    words = lines[at].split()[len(label.split()) :]
+    numbers, errors = ([word for word in words if word.startswith("±") == is_error] for is_error in (False, True))
+    return numbers, errors, re.findall(r"\[[^\]]*\]", lines[at + 1])
 
 
 def test_one_table_shows_every_run_on_every_set_in_80_columns():
@@ -47,14 +49,16 @@ def test_one_table_shows_every_run_on_every_set_in_80_columns():
     ):
         assert lines.count(heading) == 1
     assert lines.count("over") == lines.count("rejuvenated-with-a-very-long-name-indeed") == 2
-    before, intervals = cells(lines, "  before RL")
+    before, errors, intervals = cells(lines, "  before RL")
     assert before == [".250", ".500", ".500", ".000", "0.200"]
+    assert errors == ["±.250", "±.500", "±.500"]
     assert intervals[0] == "[.046, .699]"
     assert len(intervals) == 3
-    after, _ = cells(lines, "  after RL")
+    after, _, _ = cells(lines, "  after RL")
     assert after == [".750", ".750", ".917", ".500", "0.300"]
-    gain, intervals = cells(lines, "  gain")
+    gain, errors, intervals = cells(lines, "  gain")
     assert gain == ["+.500", "+.250", "+.417", "+.500", "+0.100"]
+    assert errors == ["±.289", "±.250", "±.417"], "of the differences, task by task"
     assert intervals[0].startswith("[-.")
     assert cells(lines, "  area")[0] == [".500", ".625", ".708", ".250", "0.250"]
 
@@ -63,7 +67,7 @@ def test_checkpoint_alone_has_one_row_per_set():
     lines = shown(table([Arm("", run().evaluations[-1:], [])]))
     assert not any(word in line for line in lines for word in ("before RL", "gain", "area"))
     at = lines.index("heldout: in distribution, 4 tasks, 2 of them sampled 4 times")
-    assert lines[at + 1].split() == [".750", ".750", ".917", ".500", "0.300"]
+    assert lines[at + 1].split() == [".750", "±.250", ".750", "±.250", ".917", "±.083", ".500", "0.300"]
     assert lines[at + 2].split()[0] == "[.301,"
 
 

@@ -4,8 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from orchestrator.bootstrap import interval
-from orchestrator.evaluation import pass_at_k
 from orchestrator.intervals import paired, proportion
+from rejuvenation.diagnostics.passes import pass_at_k
 
 
 def test_worked_values_of_wilson_s_interval():
@@ -28,7 +28,14 @@ def test_shares_that_are_all_0_or_1_count_as_tasks_however_many_samples_made_the
 def test_tasks_of_equal_shares_count_as_all_their_episodes():
     found = proportion([0.5] * 10, samples=8)
     assert (found.low, found.high) == pytest.approx(_wilson(40, 80))
-    assert proportion([0.5, 0.5], samples=1) == proportion([1.0, 0.0]), "never more than the episodes there were"
+    pair, one_each = proportion([0.5, 0.5], samples=1), proportion([1.0, 0.0])
+    assert (pair.low, pair.high) == (one_each.low, one_each.high), "never more than the episodes there were"
+
+
+def test_standard_errors_of_worked_values():
+    assert proportion([1.0, 0.0, 1.0, 0.0]).error == pytest.approx(((1 / 3) / 4) ** 0.5)
+    assert paired([1.0, 0.0, -1.0, 0.0]).error == pytest.approx(((2 / 3) / 4) ** 0.5)
+    assert proportion([1.0]).error == paired([0.5, 0.5]).error == 0.0
 
 
 def test_effective_number_of_episodes_of_a_worked_example():
