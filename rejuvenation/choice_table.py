@@ -57,6 +57,6 @@ def details(choice: Choice) -> list[str]:
     ]
 
 
-def wrapped(text: str) -> list[str]:
-    """A sentence in lines of `WIDTH`, indented from the second on."""
-    return textwrap.wrap(text, WIDTH, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False)
+def wrapped(text: str, indent: int = 2) -> list[str]:
+    """A sentence in lines of `WIDTH`, indented from the second on; no word is broken."""
+    return textwrap.wrap(text, WIDTH, subsequent_indent=" " * indent, break_long_words=False, break_on_hyphens=False)

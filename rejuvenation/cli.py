@@ -199,7 +199,7 @@ def transform(
         found = Asked.of(sft, None, prompts, config.auto.answer_marker)
         asked, grader = [prompt.token_ids for prompt in found.prompts], found.grader
         if config.is_auto:
-            typer.echo(found.graded_by)
+            _say(found.graded_by)
     report = run(base, sft, out, config, prompts=asked, reward=grader, seed=seed)
     if report.choice is not None:
         from rejuvenation.choice_table import lines
@@ -212,14 +212,14 @@ def transform(
             ("target tokens", report.entropy_at_targets),
             ("all response tokens", report.entropy_on_responses),
         ):
-            typer.echo(
+            _say(
                 f"mean entropy on {where} (nats): base {entropy.base:.3f}, sft {entropy.sft:.3f}, "
                 f"fused {entropy.fused:.3f}, rejuvenated {entropy.rejuvenated:.3f}"
             )
     if report.reconstruction_error is not None:
         typer.echo(f"largest reconstruction error of a logit: {report.reconstruction_error:.2e}")
     for note in report.notes:
-        typer.echo(f"note: {note}")
+        _say(f"note: {note}")
     typer.echo(f"{report.seconds['all']:.1f} s; {out / 'report.json'}")
     typer.echo(f"for people: {out / PAGE_FILE}")
 
@@ -238,12 +238,20 @@ def _say_needs(base: Path | None, sft: Path, config: RejuvenationConfig, *, scor
     needs = Needs.of(alignment.base, alignment.sft, config, scored=scored)
     needs.check()
     for line in needs.lines():
-        typer.echo(line)
+        _say(line, indent=9)
     if config.is_auto:
         auto = config.auto
         count = (1 + len(auto.alphas)) * (config.alpha == AUTO) + len(auto.rhos) * (config.rho == AUTO)
         rollouts = f"{auto.samples} rollouts of at most {auto.prompts} prompts"
-        typer.echo(f"auto     about {count} candidates, each on {rollouts} (without answers: on the pairs)")
+        _say(f"auto     about {count} candidates, each on {rollouts} (without answers: on the pairs)", indent=9)
+
+
+def _say(text: str, indent: int = 2) -> None:
+    """Print a sentence, wrapped where it is long."""
+    from rejuvenation.choice_table import wrapped
+
+    for line in wrapped(text, indent):
+        typer.echo(line)
 
 
 @app.command()
