@@ -31,8 +31,9 @@ OUTPUT = Path("docs/results/bench.json")
 ABOUT = """# Throughput against the bare libraries
 
 Made by `make bench`: tokens per second of the rollout worker over those of bare vLLM, and of the learner over those of
-a bare torch loop. Both sides process the same tokens, in turn, in one invocation; after two warm-ups the best of three
-rounds counts on each side. The models have random weights, `tiny` 0.75M and `mid` 22.6M parameters, float32, on a CPU.
+a bare torch loop. Both sides of a row process the same tokens, in turn, in one invocation; after two warm-ups the best
+of three rounds counts on each side. The models have random weights, `tiny` 0.75M and `mid` 22.6M parameters, float32,
+on a CPU.
 
 | what | model | ratio | required | commit |
 |---|---|---|---|---|

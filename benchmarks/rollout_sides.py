@@ -45,7 +45,7 @@ TASKS = {
 
 def rollout_config(threads: int) -> RolloutConfig:
     """Equal on both sides."""
-    return RolloutConfig(threads=threads, max_model_len=256, max_tokens=48, max_num_seqs=256, env_threads=4)
+    return RolloutConfig(threads=threads, max_model_len=256, max_tokens=48, max_num_seqs=256)
 
 
 def serve_worker(connection: Connection, model_dir: str, threads: int, _: Any) -> None:

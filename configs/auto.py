@@ -25,10 +25,10 @@ class AutoConfig:
     k: int = 8
     """Candidates are compared by pass@k, at most `samples`. Best the size of a GRPO group."""
     tolerance: float = 0.1
-    """Candidates whose pass@k is at most this share of the best one's below it are near it: of these the one with the
-    most entropy is taken."""
+    """Of the candidates whose pass@k is at most this share of the best one's below it, the one with the most entropy is
+    taken."""
     standard_errors: float = 1.0
-    """So are those that are at most so many standard errors of the difference below it."""
+    """Nothing is repaired where the SFT checkpoint's pass@k is at most so many standard errors below the best one's."""
     max_new_tokens: int = 512
     """Longest response sampled by `rejuvenate transform`; a run has `rollout.max_tokens`."""
     batch_size: int = 64
@@ -47,6 +47,6 @@ class AutoConfig:
             bounds.at_least(section, name, getattr(self, name), 1)
         bounds.at_least(section, "samples", self.samples, 2)
         bounds.within(section, "k", self.k, 1, self.samples)
-        bounds.within(section, "tolerance", self.tolerance, 0.0, 1.0)
+        bounds.within(section, "tolerance", self.tolerance, 0.0, 0.5)
         bounds.at_least(section, "standard_errors", self.standard_errors, 0.0)
         bounds.above(section, "entropy_ratio", self.entropy_ratio, 0.0)

@@ -4,8 +4,7 @@ GRPO learns from a prompt as soon as one of its samples is right, and never whil
 by pass@k, k the size of a group: the share of groups that hold a right answer. RL then trades entropy for reward, and
 stops improving where there is none left (Cui et al., The Entropy Mechanism of Reinforcement Learning for Reasoning
 Language Models, arXiv 2505.22617). So of the candidates whose pass@k is near the best one's, the one with the most
-entropy is taken. The rule is ours; the standard errors in "near" are those of the one-standard-error rule (Breiman et
-al., Classification and Regression Trees, 1984).
+entropy is taken, or none where the SFT checkpoint as it is cannot be told from the best one (ours).
 """
 
 from __future__ import annotations
@@ -18,6 +17,9 @@ from configs.auto import AUTO
 from configs.rejuvenation import RejuvenationConfig
 from rejuvenation.diagnostics.passes import Passes, pass_at_k
 from rejuvenation.diagnostics.statistics import mean, standard_error
+
+UNTOUCHED = (1.0, 0.0)
+"""Alpha and rho of the SFT checkpoint as it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ class Choice:
     @property
     def needs_no_repair(self) -> bool:
         """Whether the SFT checkpoint stays as it is."""
-        return self.alpha == 1.0 and self.rho == 0.0
+        return (self.alpha, self.rho) == UNTOUCHED
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -119,7 +121,7 @@ def choose(
     fixed_rho = 0.0 if config.rho == AUTO or config.criterion is None else config.rho
     alpha, rho = config.alpha, fixed_rho
     if config.alpha == AUTO:
-        alpha, rho = try_all([(1.0, 0.0), *((each, fixed_rho) for each in config.auto.alphas)])
+        alpha, rho = try_all([UNTOUCHED, *((each, fixed_rho) for each in config.auto.alphas)])
     if config.rho == AUTO:
         alpha, rho = try_all((alpha, each) for each in (0.0, *config.auto.rhos))
     rows = trials(tried, config, base_entropy)
@@ -150,7 +152,8 @@ def trials(
             found = Passes.of(outcome.solved, auto.samples, auto.k, auto.k)
             gaps = [b - own for b, own in zip(best, passes[alpha, rho], strict=True)]
             behind, error = mean(gaps), standard_error(gaps)
-            good = behind <= max(auto.tolerance * mean(best), auto.standard_errors * error)
+            good = behind <= auto.tolerance * mean(best)
+            good = good or ((alpha, rho) == UNTOUCHED and behind <= auto.standard_errors * error)
         rows.append(
             Trial(
                 alpha=alpha,
@@ -179,7 +182,7 @@ def taken(rows: Sequence[Trial]) -> Trial:
     enough = [row for row in rows if row.good_enough]
     if not any(row.pass_at_k for row in rows):
         return min(enough, key=lambda row: row.taken_back)
-    untouched = [row for row in enough if row.alpha == 1.0 and row.rho == 0.0]
+    untouched = [row for row in enough if _untouched(row)]
     return max(untouched or enough, key=lambda row: (row.entropy, -row.taken_back))
 
 
@@ -194,10 +197,10 @@ def _on_rewards(
     best = max(rows, key=lambda each: each.pass_at_k or 0.0)
     errors = f"{auto.standard_errors:g} standard error{'s' if auto.standard_errors != 1 else ''}"
     rule = (
-        f"near the best is a pass@{auto.k} that is at most {auto.tolerance:.0%} of it, or {errors} (of the difference, "
-        "prompt by prompt), below. Where the SFT checkpoint as it is comes near the best, nothing is repaired; else of "
-        "the candidates near the best the one with the most entropy is taken. First along alpha without a reset, then "
-        "along rho at the alpha taken"
+        f"of the candidates whose pass@{auto.k} is at most {auto.tolerance:.0%} of the best one below it, the one with "
+        "the most entropy is taken; nothing is repaired where the SFT checkpoint is among them or at most "
+        f"{errors} (of the difference, prompt by prompt) below the best. First along alpha without a reset, then along "
+        "rho at the alpha taken"
     )
     if not best.pass_at_k:
         return (
@@ -241,7 +244,7 @@ def _on_entropy(
 
 def _untouched(row: Trial) -> bool:
     """Whether it is the SFT checkpoint as it is."""
-    return row.alpha == 1.0 and row.rho == 0.0
+    return (row.alpha, row.rho) == UNTOUCHED
 
 
 def _name(row: Trial) -> str:

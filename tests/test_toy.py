@@ -182,8 +182,10 @@ def test_moderate_checkpoint_is_built_once_from_the_shipped_base(task, tmp_path)
 
 def test_auto_is_compared_on_ladders_and_seeds_of_its_own_by_runs_that_differ_in_alpha_and_rho_alone(tmp_path):
     runs = list(study_auto.planned(list(study_auto.CASES), tmp_path))
-    assert len({config.run_dir for _, _, config in runs}) == len(runs) == 4 * (1 + len(study_auto.FIXED))
-    first = {name for name, _, _ in runs[: len(runs) // 2]}
+    assert len({config.run_dir for _, _, config in runs}) == len(runs)
+    seeds = sum(len(case.seeds) for case in study_auto.CASES.values())
+    assert len(runs) == seeds * (1 + len(study_auto.FIXED))
+    first = {name for name, _, _ in runs[: 2 * (1 + len(study_auto.FIXED))]}
     assert first == set(study_auto.CASES), "one seed of every case comes before the next"
     for name, setting, config in runs:
         repair = config.rejuvenation
@@ -192,9 +194,8 @@ def test_auto_is_compared_on_ladders_and_seeds_of_its_own_by_runs_that_differ_in
         same = replace(config, run_dir=twin.run_dir, rejuvenation=replace(repair, alpha="auto", rho="auto"))
         assert same == twin
         assert config.seed > 100, "not the seeds of the other studies"
-    own = study_auto.CASES["math"].ladder
-    assert own is not None
-    texts = [messages[0]["content"] for messages in demonstrations(own)]
+    assert all(case.ladder not in (None, *LADDERS.values()) for case in study_auto.CASES.values())
+    texts = [messages[0]["content"] for messages in demonstrations(study_auto.CASES["math"].ladder)]
     shipped = {messages[0]["content"] for messages in demonstrations(LADDERS["math"])}
     assert len(set(texts) - shipped) > 0.9 * len(texts), "other problems"
 
@@ -220,5 +221,17 @@ def test_study_says_plainly_whether_auto_is_within_five_percent(tmp_path, monkey
         assert case["best_fixed"] == {"alpha": 0.5, "rho": 0.0}
         assert case["auto_over_best"] == auto / 20
         assert case["within_5_percent"] is within
+        assert case["picked_on_other_seeds"]["auto_over_it"] == auto / 20, "the same one is the best on any seeds"
     assert ("**not** within 5 %" in text) is not within
     assert "abc" in text
+
+
+def test_setting_that_luck_made_the_best_of_one_seed_is_not_the_best_picked_on_the_other_seeds(tmp_path):
+    def arm(seed, greedy):
+        finished(tmp_path / f"{seed}-{greedy}", greedy)
+        return Arm.read(tmp_path / f"{seed}-{greedy}")
+
+    fixed = {(0.7, 0.0): [arm(0, 20), arm(1, 9)], (0.5, 0.0): [arm(0, 10), arm(1, 14)]}
+    found = study_auto.picked_on_other_seeds(fixed)
+    assert found.mean(axis=1).tolist() == [0.5, 0.45], "seed 0 has what was best on seed 1, and the other way round"
+    assert study_auto.picked_on_other_seeds({(0.7, 0.0): [arm(2, 20)]}) is None
