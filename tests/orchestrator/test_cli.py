@@ -60,6 +60,8 @@ ERRORS = {
     "inline with two ranks": (["launcher=inline", "learner.ranks=2"], "launcher", "one learner rank", "ranks=2", "to 1"),
     "override without =": (["{dir}/nothing.yaml"], "config file", "must be a readable file", "nothing.yaml", "Check"),
     "broken yaml": (["{dir}/bad.yaml"], "config file", "must be valid YAML; line", "bad.yaml", "Check indentation"),
+    "value that no config can hold": (["environment.kwargs.x=2001-01-01"], "environment.kwargs.x", "must hold texts, numbers", "'2001-01-01'", "Quote it"),
+    "broken interpolation": (["model.sft=${{"], "model.sft", "cannot be read", "'${'", "for a text with ${ in it"),
     "yaml without mapping": (["{dir}/list.yaml"], "config file", "must hold a mapping", "list.yaml", "Start it"),
     "missing checkpoint": (["model.base={dir}/no"], "model.base", "must be an existing directory", "/no'", "Hugging"),
     "no checkpoint": (["model.sft={dir}/empty"], "model.sft", "must hold a config.json", "/empty'", "Hugging Face"),
@@ -343,6 +345,8 @@ def test_sft_needs_neither_the_checkpoint_that_it_makes_nor_an_environment_besid
         ([], "environment.id must be given where sft.data is not"),
         (["sft.data={dir}/no.jsonl"], "sft.data must be an existing JSONL file"),
         (["environment.id=benchmarks.relay:RelayEnv"], "sft.data must be given: the environment has no demonstrations"),
+        (["environment.id=rejuvenate/Retail-v0", "environment.kwargs.max_turns=3"], "environment.kwargs.max_turns must be >="),
+        (["environment.id=rejuvenate/Retail-v0", "environment.kwargs.max_turns=3", "environment.isolation=process"], "environment.kwargs.max_turns must be >="),
     ],
 )
 def test_sft_without_conversations_is_refused_before_anything_starts(extra, field, pair, capsys, monkeypatch, tmp_path):
