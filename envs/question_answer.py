@@ -68,6 +68,8 @@ class QuestionAnswerEnv(ConversationEnv):
     ) -> None:
         super().__init__(**kwargs)
         bounds.one_of(KWARGS, "form", form, INSTRUCTIONS)
+        if not isinstance(path, str):
+            raise ConfigError(KWARGS + "path", "must be a text", path, "Give a file, or hf:OWNER/NAME.")
         fields = (question_field, answer_field) + ((choices_field,) if form == "choice" else ())
         rows = read_rows(path, form, fields, dataset_split, dataset_config)
         self.rows = [row for row in rows if not split_by_hash or split_of(row[0]) == self.split]

@@ -114,6 +114,8 @@ def test_check_explains_a_failure(capsys, monkeypatch, name, options, failed, wo
         (("check", "rejuvenate/Lookup-v0", "x={null: 3}"), "x cannot be read: Incompatible key type 'NoneType', got"),
         (("check", "rejuvenate/Lookup-v0", "x=${"), "got '${'. Write \\${ for a text with ${ in it."),
         (("check", "rejuvenate/Lookup-v0", "hops_max=0"), "environment.kwargs.hops_max must lie in"),
+        (("check", "envs.code_tool:CodeToolEnv", "sandbox=[1]"), "kwargs.sandbox must hold the settings of a sandbox"),
+        (("check", "envs.question_answer:QuestionAnswerEnv", "path={a: b}"), "environment.kwargs.path must be a text"),
         (
             ("play", "rejuvenate/Lookup-v0", "split=heldout", "--index", "1000"),
             "--index must lie in [0, 999]",
