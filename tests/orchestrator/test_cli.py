@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from configs.errors import ConfigError
 from orchestrator import cli
 from tests.pico import make_checkpoint
 
@@ -152,6 +153,18 @@ def test_evaluation_error_names_field_rule_value_and_fix(name, pair, capsys, mon
     for part in (rule, value, fix):
         assert part in err, (part, err)
     assert not out
+
+
+def test_evaluation_leaves_out_a_user_model_that_no_set_talks_to(pair, capsys):
+    section = f"user_model.checkpoint={pair}/no"  # a run's, and not even on this machine
+    config = cli.validate_evaluation(str(pair / "sft"), [SUITE, section])
+    assert config.user_model is None
+    assert capsys.readouterr().err == "user_model is not started: no task set talks to it\n"
+    talks = "evaluation.sets=[{name: a, environment: rejuvenate/Retail-v0, kwargs: {user: served}}]"
+    with pytest.raises(ConfigError, match=r"user_model\.checkpoint must be an existing directory"):
+        cli.validate_evaluation(str(pair / "sft"), [SUITE, section, talks])
+    with pytest.raises(ConfigError, match=r"user_model\.checkpoint must be given"):
+        cli.validate_evaluation(str(pair / "sft"), [SUITE, talks])
 
 
 def test_results_of_a_ray_job_go_to_an_absolute_path(pair, capsys, monkeypatch):
