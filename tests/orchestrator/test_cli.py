@@ -358,8 +358,14 @@ def test_sft_needs_neither_the_checkpoint_that_it_makes_nor_an_environment_besid
         ([], "environment.id must be given where sft.data is not"),
         (["sft.data={dir}/no.jsonl"], "sft.data must be an existing JSONL file"),
         (["environment.id=benchmarks.relay:RelayEnv"], "sft.data must be given: the environment has no demonstrations"),
-        (["environment.id=rejuvenate/Retail-v0", "environment.kwargs.max_turns=3"], "environment.kwargs.max_turns must be >="),
-        (["environment.id=rejuvenate/Retail-v0", "environment.kwargs.max_turns=3", "environment.isolation=process"], "environment.kwargs.max_turns must be >="),
+        (
+            ["environment.id=rejuvenate/Retail-v0", "environment.kwargs.max_turns=3"],
+            "environment.kwargs.max_turns must be >=",
+        ),
+        (
+            ["environment.id=rejuvenate/Retail-v0", "environment.kwargs.max_turns=3", "environment.isolation=process"],
+            "environment.kwargs.max_turns must be >=",
+        ),
     ],
 )
 def test_sft_without_conversations_is_refused_before_anything_starts(extra, field, pair, capsys, monkeypatch, tmp_path):
