@@ -21,7 +21,7 @@ export PYTHONUNBUFFERED := 1
 test test-slow: export OMP_NUM_THREADS := 1
 test test-slow: export MKL_NUM_THREADS := 1
 
-.PHONY: help setup demo test test-slow lint toy study-math study-tool study-auto bench bench-fusion bench-attribution bench-environments bench-retail lock clean $(PARTS) slow-tests
+.PHONY: help setup demo test test-slow lint toy study-math study-tool study-auto bench bench-fusion bench-attribution bench-environments bench-processes bench-retail bench-intervals lock clean $(PARTS) slow-tests
 
 help: ## say what each target does
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -67,8 +67,14 @@ bench-attribution: setup ## scoring the target tokens of a pair at once against 
 bench-environments: setup ## what tools that wait 50 ms add to the generation time of 512 episodes
 	$(call module,benchmarks.environments)
 
+bench-processes: setup ## what an environment in a process of its own costs: a step, the start, memory
+	$(call module,benchmarks.processes)
+
 bench-retail: setup ## milliseconds of resetting the retail service desk; ARGS=--path FOLDER: on tau-bench's data
 	$(call module,benchmarks.retail)
+
+bench-intervals: setup ## how often the intervals of an evaluation hold the truth, in simulations; minutes
+	$(call module,benchmarks.intervals)
 
 # All parts run, so that one failure does not hide another; pytest is last and its summary closes the output.
 test: setup ## lint, format, types, import direction and the fast tests

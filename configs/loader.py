@@ -14,7 +14,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 import yaml
 from omegaconf import OmegaConf, read_write
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import GrammarParseError, OmegaConfBaseException, UnsupportedValueType
 
 from configs.errors import ConfigError
 from configs.run import RunConfig
@@ -136,7 +136,7 @@ def parse_override(text: str) -> dict[str, Any]:
     """`a.b=value` -> `{"a": {"b": value}}`.
 
     Raises:
-        ConfigError: no `=`, an empty key, or a value that is not YAML.
+        ConfigError: no `=`, an empty key, or a value that is not YAML or that no configuration can hold (a date, say).
     """
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
@@ -148,7 +148,12 @@ def parse_override(text: str) -> dict[str, Any]:
     layer: Any = _as_number(parsed)
     for part in reversed(key.strip().split(".")):
         layer = {part: layer}
-    return layer
+    try:
+        OmegaConf.create(layer)
+    except OmegaConfBaseException as error:
+        found = _as_config_error(error)
+        raise ConfigError(key, found.rule, value, found.fix) from None
+    return layer  # type: ignore[no-any-return]
 
 
 def _as_number(value: Any) -> Any:
@@ -189,12 +194,18 @@ def check_keys(layer: Mapping[str, Any], schema: Any, prefix: str) -> None:
 def _as_config_error(error: OmegaConfBaseException) -> ConfigError:
     """OmegaConf's error as ours: its first line is the rule, its `full_key` the field."""
     message = str(error.msg if getattr(error, "msg", None) else error).splitlines()[0]
+    field = str(error.full_key or "config")
+    if isinstance(error, UnsupportedValueType):
+        rule = f"must hold texts, numbers, lists and mappings ({message.lower()})"
+        return ConfigError(field, rule, None, "Quote it for YAML, where it is meant as a text.")
+    if isinstance(error, GrammarParseError):
+        return ConfigError(field, f"cannot be read: {message}", None, r"Write \${ for a text with ${ in it.")
     expected = getattr(error, "ref_type", None)
     value = re.search(r"[Vv]alue '(.*?)'", message)
     wanted = re.search(r"could not be converted to (\w+)|field of type '(\w+)'", message, re.IGNORECASE)
     kind = (wanted.group(1) or wanted.group(2)) if wanted else getattr(expected, "__name__", "the declared type")
     return ConfigError(
-        str(error.full_key or "config"),
+        field,
         f"must be of type {kind.lower()}" if wanted or value else f"cannot be read: {message}",
         value.group(1) if value else None,
         "See its docstring in configs/ or `rejuvenate plan` for an example.",

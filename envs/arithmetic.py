@@ -79,7 +79,8 @@ class ArithmeticEnv(ConversationEnv):
     def respond(self, text: str) -> Reply:
         """Grade the turn."""
         correct = integer_after(text) == self.answer
-        return Reply(reward=self.max_reward if correct else self.wrong_reward, terminated=True)
+        reward = self.max_reward if correct else self.wrong_reward
+        return Reply(reward=reward, terminated=True, metrics={"success": float(correct)})
 
     def expert_turns(self, task: dict[str, Any]) -> list[str]:
         """Return the reference answer."""

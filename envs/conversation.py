@@ -241,6 +241,9 @@ class ConversationEnv(gymnasium.Env[tuple[Message, ...], str]):
         Returns:
             The whole conversation: the opening messages, the expert's turns and what the environment answered; None
             where there is no expert. The episode has then ended: reset before stepping.
+
+        Raises:
+            ConfigError: `max_turns` ends the episode before the expert has said everything.
         """
         if not self._task_json:
             raise gymnasium.error.ResetNeeded(f"{type(self).__name__}.demonstration needs a task. Call reset first.")
@@ -248,12 +251,15 @@ class ConversationEnv(gymnasium.Env[tuple[Message, ...], str]):
         turns = self.expert_turns(self.current_task)
         if turns is None:
             return None
-        ended = False
+        terminated = truncated = False
         for text in turns:
-            if ended:
+            if truncated:
+                rule = f"must be >= {len(turns)}, the turns that the expert takes on one of the tasks"
+                fix = f"Set it to {len(turns)} or more, or choose shorter tasks."
+                raise ConfigError(KWARGS + "max_turns", rule, self.max_turns, fix)
+            if terminated:
                 raise ValueError(f"{type(self).__name__}.expert_turns goes on after the episode has ended: {turns!r}.")
             _, _, terminated, truncated, _ = self.step(text)
-            ended = terminated or truncated
         return copy.deepcopy(self.messages)
 
     # ---- inside --------------------------------------------------------------------------------------------------

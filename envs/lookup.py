@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from configs import bounds
-from envs.conversation import KWARGS, check_range
+from envs.conversation import KWARGS, Reply, check_range
 from envs.tool_env import ToolEnv
 from envs.tools import tool
 from envs.verifiers import answer_after
@@ -105,10 +105,11 @@ class LookupEnv(ToolEnv):
         """Return the fixed text where one is set."""
         return super().describe_error(error) if self.error_text is None else self.error_text
 
-    def finish(self, text: str) -> float:
+    def answer(self, text: str) -> Reply:
         """Reward `#x` with x the letter reached."""
         correct = answer_after(text) == self._path(self.current_task)[-1]
-        return self.max_reward if correct else self.wrong_reward
+        reward = self.max_reward if correct else self.wrong_reward
+        return Reply(reward=reward, terminated=True, metrics={"success": float(correct)})
 
     def expert_turns(self, task: dict[str, Any]) -> list[str]:
         """Return one look-up per hop, then the answer."""

@@ -68,6 +68,8 @@ class QuestionAnswerEnv(ConversationEnv):
     ) -> None:
         super().__init__(**kwargs)
         bounds.one_of(KWARGS, "form", form, INSTRUCTIONS)
+        if not isinstance(path, str):
+            raise ConfigError(KWARGS + "path", "must be a text", path, "Give a file, or hf:OWNER/NAME.")
         fields = (question_field, answer_field) + ((choices_field,) if form == "choice" else ())
         rows = read_rows(path, form, fields, dataset_split, dataset_config)
         self.rows = [row for row in rows if not split_by_hash or split_of(row[0]) == self.split]
@@ -99,7 +101,8 @@ class QuestionAnswerEnv(ConversationEnv):
             correct = same_answer(final_answer(text), _answer_of(expected))
         else:
             correct = (final_answer(text) or "").strip(" ().").upper() == expected
-        return Reply(reward=self.max_reward if correct else self.wrong_reward, terminated=True)
+        reward = self.max_reward if correct else self.wrong_reward
+        return Reply(reward=reward, terminated=True, metrics={"success": float(correct)})
 
     def expert_turns(self, task: dict[str, Any]) -> list[str]:
         """Return the worked answer, without GSM8K's calculator annotations; a bare answer where the task marks it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -132,7 +133,10 @@ def evaluate(
 
 
 def validate_evaluation(checkpoint: str, arguments: list[str]):  # type: ignore[no-untyped-def]
-    """Check an evaluation as far as possible before engines start; a training environment is not needed."""
+    """Check an evaluation as far as possible before engines start; a training environment is not needed.
+
+    A user model that no set talks to is left out: the section may come from the configuration of a run that needs it.
+    """
     from configs.checkpoint import check_user_model, is_hub_name, read_config
     from orchestrator.task_sets import check, task_sets
 
@@ -144,7 +148,11 @@ def validate_evaluation(checkpoint: str, arguments: list[str]):  # type: ignore[
     if not config.evaluation.sets:
         fix = "Add an evaluation suite, configs/suites/math_toy.yaml, say."
         raise ConfigError("evaluation.sets", "must hold at least one task set", [], fix)
-    check_user_model(config.user_model, used=check(task_sets(config), config.model))
+    served = check(task_sets(config), config.model)
+    if config.user_model is not None and not served:
+        typer.echo("user_model is not started: no task set talks to it", err=True)
+        return replace(config, user_model=None)
+    check_user_model(config.user_model, used=served)
     return config
 
 

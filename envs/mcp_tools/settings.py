@@ -8,10 +8,10 @@ import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import Any
-from urllib.parse import urlsplit
 
 from configs import bounds
 from configs.errors import ConfigError
+from envs.addresses import is_address
 from envs.conversation import KWARGS
 
 SECTION = KWARGS + "server."
@@ -62,7 +62,7 @@ class ServerConfig:
             self._variable("env", name)
         if self.command is not None:
             self._check_command(self.command)
-        if self.url is not None and not _is_address(self.url):
+        if self.url is not None and not is_address(self.url, query=True):
             shown = self.url.rpartition("@")[2]  # what stands before it may be a password
             rule = "must be an http or https address without credentials"
             raise ConfigError(SECTION + "url", rule, shown, "Write http://127.0.0.1:8000/mcp, say.")
@@ -141,14 +141,3 @@ def _typed(name: str, value: Any) -> Any:
         words = {bool: "true or false", int: "a whole number", int | float: "a number"}.get(kind, "text")
         raise ConfigError(SECTION + name, f"must be {words}", value, "Write it so, or leave it out.")
     return value
-
-
-def _is_address(text: str) -> bool:
-    """Whether a text is an address that requests can go to."""
-    try:
-        address = urlsplit(text)
-        port_is_valid = address.port is None or address.port > 0
-    except ValueError:  # no number as the port, or one that is too large; half of an IPv6 address
-        return False
-    extra = address.username is not None or address.password is not None or address.fragment
-    return address.scheme in ("http", "https") and bool(address.hostname) and port_is_valid and not extra

@@ -29,7 +29,7 @@ class ReasoningGymEnv(ConversationEnv):
 
     It needs the extra `reasoning-gym`, so it has no registered id: use `envs.reasoning_gym:ReasoningGymEnv`. A turn
     without an answer earns 0, and so does one whose scoring raises or takes too long; `info["metrics"]` counts
-    `answered`, `scorer_errors` and `scorer_timeouts`.
+    `answered`, `scorer_errors` and `scorer_timeouts`, and `success` for the full score.
 
     Args:
         name: generator, for example `countdown`; a wrong name is answered with the right ones.
@@ -111,6 +111,7 @@ class ReasoningGymEnv(ConversationEnv):
                 metrics["scorer_errors"] = 1.0
             except TooLong:
                 metrics["scorer_timeouts"] = 1.0
+        metrics["success"] = float(reward > 1 - 1e-6)  # many scorers give a little for any answer
         return Reply(reward=reward, terminated=True, metrics=metrics)
 
     def expert_turns(self, task: dict[str, Any]) -> list[str] | None:

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 from configs import bounds
 from configs.errors import ConfigError
+from envs.addresses import is_address
 from envs.conversation import KWARGS
 from envs.spaces import Message
 from envs.user_model import KEY_VARIABLE, MODEL_NAME, SERVED, served_url
@@ -73,7 +74,7 @@ class EndpointConfig:
     """Price of a million completion tokens."""
 
     def __post_init__(self) -> None:
-        if not (self.is_served or _is_address(self.base_url)):
+        if not (self.is_served or is_address(self.base_url, query=False)):
             rule = "must be an http or https address without credentials or query"
             shown = self.base_url.rpartition("@")[2]  # what stands before it may be a password
             raise ConfigError(SECTION + "base_url", rule, shown, "Write http://host:port/v1.")
@@ -269,17 +270,6 @@ class Endpoint:
         text = data.decode("utf-8", "replace")
         key = self._headers.get("Authorization", "").removeprefix("Bearer ")
         return (text.replace(key, "[key]") if key else text)[:200]
-
-
-def _is_address(text: str) -> bool:
-    """Whether a text is an address that requests can go to."""
-    try:
-        address = urlsplit(text)
-        port_is_valid = address.port is None or address.port > 0
-    except ValueError:  # no number as the port, or one that is too large; half of an IPv6 address
-        return False
-    extra = address.username is not None or address.password is not None or address.query or address.fragment
-    return address.scheme in ("http", "https") and bool(address.hostname) and port_is_valid and not extra
 
 
 def read_key(variable: str) -> str:

@@ -62,8 +62,11 @@ class SandboxConfig:
         """Return the settings of a mapping, as a YAML file gives them.
 
         Raises:
-            ConfigError: a name that is no setting, or a value out of its bounds.
+            ConfigError: no mapping, a name that is no setting, or a value out of its bounds.
         """
+        if not isinstance(settings, Mapping):
+            rule, fix = "must hold the settings of a sandbox", "Write sandbox: {time_limit_s: 5}, or leave it out."
+            raise ConfigError(SECTION[:-1], rule, settings, fix)
         known = [field.name for field in fields(cls)]
         for name in settings:
             if name not in known:

@@ -51,10 +51,12 @@ def test_reward_is_for_the_integer_after_the_last_marker(text, reward):
 
 
 def test_rewards_are_arguments():
-    env = ArithmeticEnv(correct_reward=2.0, wrong_reward=-0.5)
-    for text, reward in (("#14", 2.0), ("#1", -0.5)):
+    env = ArithmeticEnv(correct_reward=2.0, wrong_reward=0.5)
+    for text, reward, success in (("#14", 2.0, 1.0), ("#1", 0.5, 0.0)):
         env.reset(options={"task": {"problem": "12+7-5="}})
-        assert env.step(text)[1] == reward
+        _, given, _, _, info = env.step(text)
+        assert given == reward
+        assert info["metrics"]["success"] == success, "a reward for wrong answers makes none of them right"
 
 
 def test_problems_keep_to_their_ranges():

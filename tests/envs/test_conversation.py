@@ -160,6 +160,30 @@ def test_demonstration_is_a_whole_conversation():
     ]
 
 
+class Patient(Guessing):
+    """Its expert guesses wrong twice first, whatever the number is."""
+
+    def expert_turns(self, task):
+        return ["-1", "-2", str(task["number"])]
+
+
+def test_expert_who_takes_more_turns_than_there_are_names_the_setting():
+    env = Patient(max_turns=2)
+    env.reset(seed=4)
+    with pytest.raises(ConfigError, match=r"^environment\.kwargs\.max_turns must be >= 3, .* got 2\. Set it to 3 or"):
+        env.demonstration()
+    env = Patient(max_turns=3)
+    env.reset(seed=4)
+    assert env.demonstration()[-1]["content"] == "Right."
+
+
+def test_expert_who_goes_on_after_the_end_is_an_error_of_its_author():
+    env = Patient()
+    env.reset(options={"task": {"number": -1}})
+    with pytest.raises(ValueError, match=r"Patient\.expert_turns goes on after the episode has ended"):
+        env.demonstration()
+
+
 def test_environment_without_an_expert_has_no_demonstration():
     env = Doubling()
     env.reset()

@@ -96,6 +96,16 @@ def test_lists_are_still_read_where_a_scorer_takes_them():
     assert reward(env, task, f"<answer>[{', '.join(task['answer'].split())}]</answer>")[0] == 0.1
 
 
+def test_only_the_full_score_counts_as_solved():
+    env = made("spiral_matrix")
+    env.reset(seed=0)
+    task = env.current_task
+    earned, metrics = reward(env, task, f"<answer>[{', '.join(task['answer'].split())}]</answer>")
+    assert (earned, metrics["success"]) == (0.1, 0.0)
+    earned, metrics = reward(env, task, f"<answer>{task['answer']}</answer>")
+    assert (earned, metrics["success"]) == (1.0, 1.0)
+
+
 @pytest.mark.parametrize("text", ["2*x**3 - sin(x)/4 + C", "(1 + 2) * 3.5", "-exp(2*x)", "asin(x) + log(x, 2)"])
 def test_formulas(text):
     assert is_formula(text)
@@ -138,7 +148,7 @@ def test_scoring_that_never_ends_is_ended_and_costs_its_own_episode():
     started = time.perf_counter()
     assert reward(env, task, "<answer>9**9**9**9</answer>") == (
         0.0,
-        {"answered": 1.0, "scorer_errors": 0.0, "scorer_timeouts": 1.0},
+        {"answered": 1.0, "scorer_errors": 0.0, "scorer_timeouts": 1.0, "success": 0.0},
     )
     assert time.perf_counter() - started < 60
     assert reward(env, task, f"<answer>{task['answer']}</answer>")[0] == 1.0
@@ -147,7 +157,7 @@ def test_scoring_that_never_ends_is_ended_and_costs_its_own_episode():
 def test_a_scorer_that_raises_is_counted():
     env = made("prime_factorization")
     env.reset(seed=1)
-    metrics = {"answered": 1.0, "scorer_errors": 1.0, "scorer_timeouts": 0.0}
+    metrics = {"answered": 1.0, "scorer_errors": 1.0, "scorer_timeouts": 0.0, "success": 0.0}
     assert reward(env, env.current_task, "<answer>two</answer>") == (0.0, metrics)
     assert reward(env, env.current_task, "no marks")[1]["answered"] == 0.0
 

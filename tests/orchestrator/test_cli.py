@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from configs.errors import ConfigError
 from orchestrator import cli
 from tests.pico import make_checkpoint
 
@@ -60,6 +61,8 @@ ERRORS = {
     "inline with two ranks": (["launcher=inline", "learner.ranks=2"], "launcher", "one learner rank", "ranks=2", "to 1"),
     "override without =": (["{dir}/nothing.yaml"], "config file", "must be a readable file", "nothing.yaml", "Check"),
     "broken yaml": (["{dir}/bad.yaml"], "config file", "must be valid YAML; line", "bad.yaml", "Check indentation"),
+    "value that no config can hold": (["environment.kwargs.x=2001-01-01"], "environment.kwargs.x", "must hold texts, numbers", "'2001-01-01'", "Quote it"),
+    "broken interpolation": (["model.sft=${{"], "model.sft", "cannot be read", "'${'", "for a text with ${ in it"),
     "yaml without mapping": (["{dir}/list.yaml"], "config file", "must hold a mapping", "list.yaml", "Start it"),
     "missing checkpoint": (["model.base={dir}/no"], "model.base", "must be an existing directory", "/no'", "Hugging"),
     "no checkpoint": (["model.sft={dir}/empty"], "model.sft", "must hold a config.json", "/empty'", "Hugging Face"),
@@ -150,6 +153,18 @@ def test_evaluation_error_names_field_rule_value_and_fix(name, pair, capsys, mon
     for part in (rule, value, fix):
         assert part in err, (part, err)
     assert not out
+
+
+def test_evaluation_leaves_out_a_user_model_that_no_set_talks_to(pair, capsys):
+    section = f"user_model.checkpoint={pair}/no"  # a run's, and not even on this machine
+    config = cli.validate_evaluation(str(pair / "sft"), [SUITE, section])
+    assert config.user_model is None
+    assert capsys.readouterr().err == "user_model is not started: no task set talks to it\n"
+    talks = "evaluation.sets=[{name: a, environment: rejuvenate/Retail-v0, kwargs: {user: served}}]"
+    with pytest.raises(ConfigError, match=r"user_model\.checkpoint must be an existing directory"):
+        cli.validate_evaluation(str(pair / "sft"), [SUITE, section, talks])
+    with pytest.raises(ConfigError, match=r"user_model\.checkpoint must be given"):
+        cli.validate_evaluation(str(pair / "sft"), [SUITE, talks])
 
 
 def test_results_of_a_ray_job_go_to_an_absolute_path(pair, capsys, monkeypatch):
@@ -343,6 +358,14 @@ def test_sft_needs_neither_the_checkpoint_that_it_makes_nor_an_environment_besid
         ([], "environment.id must be given where sft.data is not"),
         (["sft.data={dir}/no.jsonl"], "sft.data must be an existing JSONL file"),
         (["environment.id=benchmarks.relay:RelayEnv"], "sft.data must be given: the environment has no demonstrations"),
+        (
+            ["environment.id=rejuvenate/Retail-v0", "environment.kwargs.max_turns=3"],
+            "environment.kwargs.max_turns must be >=",
+        ),
+        (
+            ["environment.id=rejuvenate/Retail-v0", "environment.kwargs.max_turns=3", "environment.isolation=process"],
+            "environment.kwargs.max_turns must be >=",
+        ),
     ],
 )
 def test_sft_without_conversations_is_refused_before_anything_starts(extra, field, pair, capsys, monkeypatch, tmp_path):

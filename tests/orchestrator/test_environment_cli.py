@@ -109,7 +109,13 @@ def test_check_explains_a_failure(capsys, monkeypatch, name, options, failed, wo
         (("check", "rejuvenate/Lookups-v0"), "Did you mean 'rejuvenate/Lookup-v0'?"),
         (("check", "rejuvenate/Lookup-v0", "hops_max"), "keyword arguments must be KEY=VALUE, got 'hops_max'"),
         (("check", "rejuvenate/Lookup-v0", "user={a: [b"), "user must have a YAML value, got '{a: [b'"),
+        (("check", "rejuvenate/Lookup-v0", "x={a:b/c: d}"), "environment.kwargs.x is no argument of LookupEnv"),
+        (("check", "rejuvenate/Lookup-v0", "x=2001-01-01"), "x must hold texts, numbers, lists and mappings"),
+        (("check", "rejuvenate/Lookup-v0", "x={null: 3}"), "x cannot be read: Incompatible key type 'NoneType', got"),
+        (("check", "rejuvenate/Lookup-v0", "x=${"), "got '${'. Write \\${ for a text with ${ in it."),
         (("check", "rejuvenate/Lookup-v0", "hops_max=0"), "environment.kwargs.hops_max must lie in"),
+        (("check", "envs.code_tool:CodeToolEnv", "sandbox=[1]"), "kwargs.sandbox must hold the settings of a sandbox"),
+        (("check", "envs.question_answer:QuestionAnswerEnv", "path={a: b}"), "environment.kwargs.path must be a text"),
         (
             ("play", "rejuvenate/Lookup-v0", "split=heldout", "--index", "1000"),
             "--index must lie in [0, 999]",

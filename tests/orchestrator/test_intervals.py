@@ -1,11 +1,9 @@
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from orchestrator.bootstrap import interval
+from benchmarks.intervals import coverage
 from orchestrator.intervals import paired, proportion
-from rejuvenation.diagnostics.passes import pass_at_k
 
 
 def test_worked_values_of_wilson_s_interval():
@@ -87,15 +85,6 @@ def test_one_gain_in_ten_tasks_is_not_told_from_chance_and_eight_are():
 
 @pytest.mark.parametrize(("alpha", "beta", "k"), [(0.3, 0.3, 1), (0.05, 1.0, 8), (5.0, 5.0, 4), (5.0, 5.0, 8)])
 def test_interval_covers_the_truth_where_the_bootstrap_does_not(alpha, beta, k):
-    """20 tasks whose difficulty is drawn from Beta(alpha, beta), eight samples each; the truth by 200,000 tasks."""
-    generator = np.random.default_rng(0)
-    truth = float((1 - (1 - generator.beta(alpha, beta, 200_000)) ** k).mean())
-    hits, resampled, trials = 0, 0, 300
-    for trial in range(trials):
-        correct = generator.binomial(8, generator.beta(alpha, beta, 20))
-        values = [pass_at_k(8, int(c), k) for c in correct]
-        found, other = proportion(values, samples=8), interval(np.array([values]), 200, seed=trial)
-        hits += found.low <= truth <= found.high
-        resampled += other.low <= truth <= other.high
-    assert hits / trials > 0.87, "95 % nominal"
-    assert hits >= resampled
+    ours, bootstrap = coverage(alpha, beta, k, tasks=20, draws=300)
+    assert ours > 0.87, "95 % nominal"
+    assert ours >= bootstrap
