@@ -43,8 +43,8 @@ class RolloutConfig:
     one for each call that waits for something else, a tool say. Idle environments are kept for later episodes, as many
     per worker as its largest batch had episodes."""
     env_processes: int = 16
-    """Most environments in processes of their own (`environment.isolation: process`) at once, per worker; other
-    episodes wait until one is free."""
+    """Most environments in processes of their own (`environment.isolation: process`) at once, per worker, idle ones
+    of the training environment and of all evaluation sets together; other episodes wait until one is free."""
     env_hosts: int = 1
     """Ray actors per worker that keep these processes, on any node that has room (launcher `ray` only; with `inline`
     they are children of the one process)."""
