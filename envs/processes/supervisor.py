@@ -19,7 +19,7 @@ from envs.process_tree import adopt_orphans, kill_below, memory_of, reap
 from envs.processes.serving import become_environment
 
 LOOK_S = 0.5
-"""How often memory is measured; in between the limit holds for each single process."""
+"""How often memory is measured; in between the limit holds for what each single process does not share."""
 
 
 def supervise(control: socket.socket, conversation: socket.socket, memory_bytes: int) -> NoReturn:
