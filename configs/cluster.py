@@ -25,6 +25,6 @@ class ClusterConfig:
     def __post_init__(self) -> None:
         bounds.at_least("cluster.", "object_store_bytes", self.object_store_bytes, 80 << 20)
         bounds.at_least("cluster.", "bucket_bytes", self.bucket_bytes, 1 << 10)
-        bounds.above("cluster.", "placement_timeout_s", self.placement_timeout_s, 0)
+        bounds.seconds("cluster.", "placement_timeout_s", self.placement_timeout_s)
         if self.num_cpus is not None:
             bounds.at_least("cluster.", "num_cpus", self.num_cpus, 1)

@@ -56,8 +56,10 @@ class LearnerConfig:
         for name in ("ranks", "threads", "micro_batch_tokens"):
             bounds.at_least(section, name, getattr(self, name), 1)
         bounds.within(section, "zero_stage", self.zero_stage, 0, 3)
-        for name in ("lr", "eps", "cpus", "timeout_s", "start_timeout_s"):
+        for name in ("lr", "eps", "cpus"):
             bounds.above(section, name, getattr(self, name), 0)
+        for name in ("timeout_s", "start_timeout_s"):
+            bounds.seconds(section, name, getattr(self, name))
         for name in ("weight_decay", "grad_clip", "warmup_steps"):
             bounds.at_least(section, name, getattr(self, name), 0)
         for name in ("beta1", "beta2"):

@@ -95,7 +95,7 @@ class RejuvenationConfig:
 
     def __post_init__(self) -> None:
         section = "rejuvenation."
-        bounds.above(section, "timeout_s", self.timeout_s, 0)
+        bounds.seconds(section, "timeout_s", self.timeout_s)
         for name in ("alpha", "rho"):
             object.__setattr__(self, name, number_or_auto(section + name, getattr(self, name)))
         bounds.within(section, "strength", self.strength, 0.0, 1.0)

@@ -43,8 +43,8 @@ class RolloutConfig:
     one for each call that waits for something else, a tool say. Idle environments are kept for later episodes, as many
     per worker as its largest batch had episodes."""
     env_processes: int = 16
-    """Most environments in processes of their own (`environment.isolation: process`) at once, per worker; other
-    episodes wait until one is free."""
+    """Most environments in processes of their own (`environment.isolation: process`) at once, per worker, idle ones
+    of the training environment and of all evaluation sets together; other episodes wait until one is free."""
     env_hosts: int = 1
     """Ray actors per worker that keep these processes, on any node that has room (launcher `ray` only; with `inline`
     they are children of the one process)."""
@@ -79,10 +79,12 @@ class RolloutConfig:
         bounds.at_least(section, "max_model_len", self.max_model_len, 2)
         bounds.at_least(section, "kv_cache_bytes", self.kv_cache_bytes, 1 << 20)
         bounds.above(section, "temperature", self.temperature, 0.0)
-        for name in ("cpus", "env_cpus", "step_timeout_s", "timeout_s", "start_timeout_s"):
+        for name in ("cpus", "env_cpus"):
             bounds.above(section, name, getattr(self, name), 0)
+        for name in ("step_timeout_s", "timeout_s", "start_timeout_s"):
+            bounds.seconds(section, name, getattr(self, name))
         if self.episode_timeout_s is not None:
-            bounds.above(section, "episode_timeout_s", self.episode_timeout_s, 0)
+            bounds.seconds(section, "episode_timeout_s", self.episode_timeout_s)
         if self.env_hosts > self.env_processes:
             rule = f"must be <= rollout.env_processes ({self.env_processes})"
             raise ConfigError(section + "env_hosts", rule, self.env_hosts, "A host without a process is of no use.")

@@ -49,6 +49,6 @@ class UserModelConfig:
             raise ConfigError(section + "tensor_parallel", rule, self.tensor_parallel, fix)
         bounds.at_least(section, "max_model_len", self.max_model_len, 2)
         bounds.at_least(section, "kv_cache_bytes", self.kv_cache_bytes, 1 << 20)
-        for name in ("cpus", "start_timeout_s"):
-            bounds.above(section, name, getattr(self, name), 0)
+        bounds.above(section, "cpus", self.cpus, 0)
+        bounds.seconds(section, "start_timeout_s", self.start_timeout_s)
         bounds.within(section, "gpu_memory_utilization", self.gpu_memory_utilization, 0.05, 0.98)

@@ -1,4 +1,7 @@
-"""A process and all that came of it: finding, measuring and killing them. Reads /proc and needs no library."""
+"""A process and all that came of it: finding, measuring and killing them. Reads /proc and needs no library.
+
+As a program (`guarded`) it runs a command that nothing outlives.
+"""
 
 from __future__ import annotations
 
@@ -6,10 +9,16 @@ import contextlib
 import ctypes
 import os
 import signal
+import sys
 import time
 from collections.abc import Container
 from pathlib import Path
+from typing import NoReturn
 
+GRACE_S = 1.0
+"""Time that a guarded command gets after SIGTERM, before it is killed."""
+LOOK_S = 0.5
+"""How often a guard looks whether whoever wants the command is still there."""
 PATIENCE_S = 5.0
 """Longest that killing a tree goes on; only processes that the kernel itself holds take longer than milliseconds."""
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
@@ -88,3 +97,55 @@ def _alive(process: int) -> bool:
     except OSError:
         return False
     return status.rpartition(")")[2].split()[0] not in "ZX"
+
+
+def guarded(command: list[str]) -> list[str]:
+    """Return a command line that runs `command` below a guard; this process must start it.
+
+    The guard passes stdin, stdout and stderr on. It kills the command, and all that came of it, daemons too, as soon as
+    the command ends by itself, SIGTERM is sent to the guard, or this process is gone, `kill -9` included.
+    """
+    return [sys.executable, "-I", "-S", str(Path(__file__).resolve()), str(os.getpid()), *command]
+
+
+def guard(parent: int, command: list[str]) -> int:
+    """Run a command as `guarded` says; return its exit code, or 128 and the number of the signal that ended it."""
+    signals = {signal.SIGTERM, signal.SIGCHLD}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)  # they are waited for
+    adopt_orphans()
+    me = os.getpid()
+    child = os.fork()
+    if child == 0:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
+        die_with_parent(me)
+        _become(command)
+    for fd in range(3):  # whoever reads what the command writes is to see its end
+        os.dup2(os.open(os.devnull, os.O_RDWR), fd)
+    deadline = None
+    while deadline is None or time.monotonic() < deadline:
+        got = signal.sigtimedwait(signals, LOOK_S if deadline is None else max(0.0, deadline - time.monotonic()))
+        if (code := reap().get(child)) is not None:
+            break
+        if deadline is None and (os.getppid() != parent or (got is not None and got.si_signo == signal.SIGTERM)):
+            deadline = time.monotonic() + GRACE_S
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(child, signal.SIGTERM)
+    kill_below()
+    return 128 + signal.SIGKILL if code is None else code if code >= 0 else 128 - code
+
+
+def _become(command: list[str]) -> NoReturn:
+    """Turn a freshly forked process into a command, in a session of its own."""
+    try:
+        os.setsid()
+        for number in (signal.SIGPIPE, signal.SIGXFSZ):  # Python ignores them
+            signal.signal(number, signal.SIG_DFL)
+        os.execvp(command[0], command)
+    except OSError as error:
+        os.write(2, f"{command[0]}: {error.strerror}\n".encode())
+    finally:
+        os._exit(127)
+
+
+if __name__ == "__main__":
+    sys.exit(guard(int(sys.argv[1]), sys.argv[2:]))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from typing import Protocol
 
 import gymnasium
 
 from configs.environment import EnvironmentConfig
 from envs.processes import ForkServer, Process, ProcessEnv
+from envs.processes.process import CLOSE_S, END_S
 from envs.registry import make
 
 
@@ -38,11 +40,13 @@ class EnvironmentPool:
     Args:
         processes: where those that are isolated in processes get them; by default from this machine.
         timeout_s: longest a call of one of these may take before it is killed.
+        most_processes: most of these at once, of all kinds together, as long as no more are taken at once.
     """
 
-    def __init__(self, processes: Processes | None = None, timeout_s: float = 60.0) -> None:
+    def __init__(self, processes: Processes | None = None, timeout_s: float = 60.0, most_processes: int = 16) -> None:
         self._processes = processes or ForkServer()
         self._timeout_s = timeout_s
+        self._most_processes = most_processes
         self._limit = 0
         self._idle: dict[str, list[gymnasium.Env]] = {}  # the kind used last is last
         self._lock = threading.Lock()
@@ -51,10 +55,17 @@ class EnvironmentPool:
         """Keep up to `count` idle environments from now on: as many will be open at once, so that it costs no more."""
         self._limit = max(self._limit, count)
 
-    def begin(self, environment: EnvironmentConfig) -> None:
-        """Get ready to make environments of this kind; may take seconds, which then no episode has to wait."""
+    def begin(self, environment: EnvironmentConfig, count: int) -> None:
+        """Get ready to take up to `count` environments of this kind; may take seconds, which no episode has to wait.
+
+        Idle processes of other kinds are closed as far as those of this kind would otherwise be too many beside them.
+        """
         if environment.isolation == "process":
             self._processes.begin()
+            closing = [close_aside(env) for env in self._surplus(environment, count)]
+            deadline = time.monotonic() + CLOSE_S + END_S
+            for thread in closing:
+                thread.join(max(0.0, deadline - time.monotonic()))
 
     def take(self, environment: EnvironmentConfig) -> gymnasium.Env:
         """An idle environment of this kind, or a new one (whose constructor may raise or hang)."""
@@ -89,6 +100,18 @@ class EnvironmentPool:
             idle = self._used(environment)
             return idle.pop() if idle else None
 
+    def _surplus(self, environment: EnvironmentConfig, count: int) -> list[gymnasium.Env]:
+        """Idle processes of other kinds for which there is no room beside `count` of this one; they leave the pool."""
+        with self._lock:
+            own = self._used(environment)
+            others = [idle for idle in self._idle.values() if idle is not own]
+            processes = [(env, idle) for idle in others for env in idle if isinstance(env, ProcessEnv)]
+            room = self._most_processes - max(len(own), min(count, self._most_processes))
+            surplus = processes[: max(0, len(processes) - room)]
+            for env, idle in surplus:
+                idle.remove(env)
+            return [env for env, _ in surplus]
+
     def _used(self, environment: EnvironmentConfig) -> list[gymnasium.Env]:
         """The idle ones of a kind, which becomes the one used last."""
         kind = repr(environment)
@@ -97,9 +120,11 @@ class EnvironmentPool:
         return idle
 
 
-def close_aside(env: gymnasium.Env) -> None:
-    """Close an environment in a thread of its own: closing may hang."""
-    threading.Thread(target=close_quietly, args=(env,), name="discard", daemon=True).start()
+def close_aside(env: gymnasium.Env) -> threading.Thread:
+    """Close an environment in a thread of its own, which is returned: closing may hang."""
+    thread = threading.Thread(target=close_quietly, args=(env,), name="discard", daemon=True)
+    thread.start()
+    return thread
 
 
 def close_quietly(env: gymnasium.Env) -> None:

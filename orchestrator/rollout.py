@@ -55,7 +55,7 @@ class RolloutWorker:
         self.transport = transport
         self.renderer = load_renderer(model_dir)
         self.engine = Engine(config, model_dir, stop_token_ids=self.renderer.stop_token_ids, log_path=log_path)
-        self.pool = EnvironmentPool(processes, config.step_timeout_s)
+        self.pool = EnvironmentPool(processes, config.step_timeout_s, config.env_processes)
         self.threads = EnvironmentThreads(config.env_threads, config.step_timeout_s)
 
     def update_weights(self, handles: list[Any], version: int) -> int:
@@ -92,7 +92,7 @@ class RolloutWorker:
         """
         self.pool.make_room(len(jobs))
         environment = with_tool_form(environment, self.renderer.tool_template)
-        self.pool.begin(environment)
+        self.pool.begin(environment, len(jobs))
         with rare_collections():
             return EpisodeBatch(self, jobs, environment, sampling).run()
 

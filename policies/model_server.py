@@ -23,8 +23,7 @@ log = logging.getLogger("rejuvenate")
 
 RESTARTS = 1
 """How often a server that has answered once is started again when it dies."""
-SERVER = "vllm.entrypoints.launchers.api_server.entry"
-"""What `vllm serve` runs; that command itself wants a distribution called vllm, which the build for CPUs is not."""
+SERVER = "policies.reserved_server"
 GUARD = Path(__file__).with_name("process_guard.py")
 MIDDLEWARE = "policies.token_gate.TokenGate"
 TAIL_LINES = 20
@@ -231,11 +230,13 @@ def environment(config: UserModelConfig, key: str) -> dict[str, str]:
 
 
 def reserve_port(host: str) -> socket.socket:
-    """Return a socket that keeps a free port of `host` for a server that binds it with SO_REUSEADDR, as vLLM does.
+    """Return a socket that keeps a free port of `host` for a server that binds it with SO_REUSEPORT.
 
-    Nobody else is given the port while the socket is open, also while the server is started again.
+    As long as the socket is open no other user can listen at the port, also before the server does and while it is
+    started again: to whoever listens the token is sent. Linux lets only processes of one user share a port, and those
+    only where all of them set SO_REUSEPORT; with SO_REUSEADDR on this socket anybody could take it (socket(7)).
     """
     reserved = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     reserved.bind((host, 0))
     return reserved

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import signal
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -17,9 +16,10 @@ from mcp.shared.message import SessionMessage
 from mcp_types import jsonrpc_message_adapter
 
 from envs.mcp_tools.settings import ServerConfig
+from envs.process_tree import GRACE_S, PATIENCE_S, guarded
 
 END_S = 1.0
-"""Time that a process gets to end by itself after its stdin was closed, and again after SIGTERM."""
+"""Time that a process gets to end by itself after its stdin was closed."""
 _LAST_WORDS = 1000
 
 
@@ -38,7 +38,7 @@ async def pipes(config: ServerConfig, state: State) -> AsyncIterator[tuple[Any, 
     """Start the server's process and connect to its pipes: one JSON message a line.
 
     Unlike the package's own, it reads no line beyond `max_message_bytes`: the connection then ends. On the way out the
-    process and all that it started are ended, within about three seconds.
+    process and all that it started are ended, within about two seconds; also where this process ends in any way.
 
     Args:
         config: the server.
@@ -48,8 +48,7 @@ async def pipes(config: ServerConfig, state: State) -> AsyncIterator[tuple[Any, 
         The streams that `mcp.Client` takes.
     """
     process = await asyncio.create_subprocess_exec(
-        str(config.command),
-        *config.args,
+        *guarded([str(config.command), *config.args]),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
@@ -108,21 +107,19 @@ async def _listen(process: asyncio.subprocess.Process, state: State) -> None:
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
-    """End the process: close its stdin, then SIGTERM, then SIGKILL to its whole group."""
+    """End the server: close its stdin, then have its guard end it, which nothing of it survives."""
     assert process.stdin is not None
     process.stdin.close()
-    for number in (None, signal.SIGTERM, signal.SIGKILL):
+    for number, patience_s in ((None, END_S), (signal.SIGTERM, GRACE_S + PATIENCE_S), (signal.SIGKILL, END_S)):
         if number is not None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid, number)
-        for _ in range(int(END_S / 0.02)):  # not wait(), which waits for whoever inherited the pipes, too
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(number)
+        for _ in range(int(patience_s / 0.02)):  # not wait(), which waits for whoever inherited the pipes, too
             if process.returncode is not None:
                 break
             await asyncio.sleep(0.02)
         if process.returncode is not None:
             break
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, signal.SIGKILL)  # what it left behind
     transport = getattr(process, "_transport", None)  # else its pipes stay open while anybody holds their other ends
     if transport is not None:
         transport.close()

@@ -6,6 +6,8 @@ any environment's own, so that forked processes share that memory and none sees 
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import gc
 import json
 import os
@@ -62,7 +64,7 @@ class ForkServer:
         control, their_control = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         conversation, their_conversation = socket.socketpair()
         with self._lock, their_control, their_conversation:
-            order = json.dumps({"memory_bytes": memory_bytes}).encode()
+            order = json.dumps({"start": {"memory_bytes": memory_bytes}}).encode()
             for attempt in (1, 2):  # it may have been killed since the last time
                 try:
                     if self._process is None or self._process.poll() is not None:
@@ -77,12 +79,24 @@ class ForkServer:
                     if attempt == 2:
                         message = f"no process can be started for an environment: {error}"
                         raise EnvironmentFailure("environment_error", message) from error
-        return EnvironmentProcess(answer["pid"], control, conversation)
+        if "error" in answer:
+            control.close()
+            conversation.close()
+            message = f"no process can be started for an environment: {answer['error']}"
+            raise EnvironmentFailure("environment_error", message)
+        supervisor = answer["pid"]
+        return EnvironmentProcess(supervisor, control, conversation, functools.partial(self._kill, supervisor))
 
     def close(self) -> None:
         """End the server and everything that it forked."""
         with self._lock:
             self._stop()
+
+    def _kill(self, supervisor: int) -> None:
+        """Have the server kill a supervisor that does not end; it alone knows whose process id that still is."""
+        with self._lock, contextlib.suppress(OSError):
+            if self._control is not None:
+                self._control.send(json.dumps({"kill": supervisor}).encode())
 
     def _start(self) -> None:
         self._stop()
@@ -135,16 +149,34 @@ def main() -> None:
             kill_below(keep=supervisors)
         if not ready:
             continue
-        order, handed, _, _ = socket.recv_fds(control, 4096, 2)
-        if not order:
+        message, handed, _, _ = socket.recv_fds(control, 4096, 2)
+        if not message:
             break
-        theirs, talk = (socket.socket(fileno=fd) for fd in handed)
-        supervisor = os.fork()
+        order = json.loads(message)
+        if order.get("kill") in supervisors:  # what is below it comes here, and is killed above
+            os.kill(order["kill"], signal.SIGKILL)
+        if "start" in order:
+            answer = _fork(control, handed, order["start"])
+            if isinstance(supervisor := answer.get("pid"), int):
+                supervisors.add(supervisor)
+            control.send(json.dumps(answer).encode())
+    kill_below()
+
+
+def _fork(control: socket.socket, handed: list[int], limits: dict[str, int]) -> dict[str, int | str]:
+    """Fork a supervisor; return its process id, or the error where the machine has no room for another process."""
+    sockets = [socket.socket(fileno=fd) for fd in handed]
+    try:
+        if len(sockets) < 2:
+            return {"error": "the fork server may open no more files"}
+        try:
+            supervisor = os.fork()
+        except OSError as error:
+            return {"error": str(error)}
         if supervisor == 0:
             control.close()
-            supervise(theirs, talk, **json.loads(order))
-        supervisors.add(supervisor)
-        theirs.close()
-        talk.close()
-        control.send(json.dumps({"pid": supervisor}).encode())
-    kill_below()
+            supervise(sockets[0], sockets[1], **limits)
+        return {"pid": supervisor}
+    finally:
+        for one in sockets:
+            one.close()

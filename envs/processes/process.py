@@ -7,6 +7,7 @@ import json
 import socket
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from configs.errors import ConfigError
@@ -72,10 +73,18 @@ class EnvironmentProcess:
         supervisor: process id of its supervisor.
         control: the supervisor's socket.
         conversation: the environment's socket.
+        kill_supervisor: has the supervisor killed, and with it all below it, where it does not end as it was told.
     """
 
-    def __init__(self, supervisor: int, control: socket.socket, conversation: socket.socket) -> None:
+    def __init__(
+        self,
+        supervisor: int,
+        control: socket.socket,
+        conversation: socket.socket,
+        kill_supervisor: Callable[[], None],
+    ) -> None:
         self.supervisor = supervisor
+        self._kill_supervisor = kill_supervisor
         self._control = control
         self._conversation = conversation
         self._calling = threading.Lock()
@@ -128,7 +137,11 @@ class EnvironmentProcess:
 
     def _end(self) -> str:
         """Wait until all is killed; return why it ended."""
-        return self._told(END_S) or f"was to be killed, and was not gone after {END_S:g} s"
+        told = self._told(END_S)
+        if not told:  # the environment may have stopped its supervisor
+            self._kill_supervisor()
+            told = self._told(END_S)
+        return told or f"was to be killed, and was not gone after {2 * END_S:g} s"
 
     def _told(self, patience_s: float) -> str:
         """Return why it ended, once the supervisor tells; empty where it does not in time."""

@@ -19,7 +19,7 @@ from envs.process_tree import adopt_orphans, kill_below, memory_of, reap
 from envs.processes.serving import become_environment
 
 LOOK_S = 0.5
-"""How often memory is measured; in between the limit holds for each single process."""
+"""How often memory is measured; in between the limit holds for what each single process does not share."""
 
 
 def supervise(control: socket.socket, conversation: socket.socket, memory_bytes: int) -> NoReturn:
@@ -33,12 +33,16 @@ def supervise(control: socket.socket, conversation: socket.socket, memory_bytes:
     try:
         server, me = os.getppid(), os.getpid()
         adopt_orphans()
-        child = os.fork()
-        if child == 0:
-            control.close()
-            become_environment(conversation, memory_bytes, me)
-        conversation.close()
-        reason = _watch(control, child, server, memory_bytes)
+        try:
+            child = os.fork()
+        except OSError as error:
+            reason = f"could not be started: {error}"
+        else:
+            if child == 0:
+                control.close()
+                become_environment(conversation, memory_bytes, me)
+            conversation.close()
+            reason = _watch(control, child, server, memory_bytes)
         kill_below()
         with contextlib.suppress(OSError):  # nobody may be there any more
             control.send(json.dumps(reason).encode())

@@ -1,4 +1,5 @@
 import pickle
+import socket
 from pathlib import Path
 
 import pytest
@@ -6,6 +7,7 @@ import pytest
 from configs.environment import WrapperConfig
 from configs.errors import ConfigError
 from configs.loader import load, parse_override, to_yaml
+from configs.rollout import RolloutConfig
 
 SHIPPED = sorted(Path("configs").glob("*.yaml"))
 BESIDE = {"math_toy_zero2": ["math_toy.yaml"], "retail_user_model": ["retail_qwen2_1.5b.yaml"]}
@@ -23,6 +25,28 @@ def test_files_merge_left_to_right_and_overrides_come_last(tmp_path):
     (tmp_path / "b.yaml").write_text("seed: 2\nlearner: {lr: 0.2}\n")
     config = load([tmp_path / "a.yaml", tmp_path / "b.yaml"], [*GIVEN, "learner.lr=0.3"])
     assert (config.seed, config.learner.lr, config.learner.threads) == (2, 0.3, 3)
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        *("rollout.step_timeout_s", "rollout.episode_timeout_s", "rollout.timeout_s", "rollout.start_timeout_s"),
+        *("learner.timeout_s", "learner.start_timeout_s", "user_model.start_timeout_s"),
+        *("cluster.placement_timeout_s", "rejuvenation.timeout_s"),
+    ],
+)
+def test_every_wait_has_an_end(field):
+    given = [*GIVEN, "user_model.checkpoint=m"] if field.startswith("user_model") else GIVEN
+    with pytest.raises(ConfigError, match=f"^{field} must be <= 1000000, got inf. Every wait ends: set it to"):
+        load([], [*given, f"{field}=inf"])
+
+
+def test_a_limit_is_one_that_sockets_can_take():
+    for value in (2147484.0, float("nan"), 0.0):
+        with pytest.raises(ConfigError, match=r"^rollout\.step_timeout_s must be "):
+            RolloutConfig(step_timeout_s=value)
+    with socket.socket() as connection:
+        connection.settimeout(RolloutConfig(step_timeout_s=1e6).step_timeout_s)
 
 
 def test_another_environment_does_not_inherit_keyword_arguments():

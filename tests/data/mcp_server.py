@@ -1,7 +1,9 @@
 """An MCP server for the tests: `mcp_server.py`, over stdio, or `mcp_server.py http PORT`."""
 
 import os
+import subprocess
 import sys
+import threading
 import time
 from typing import Literal
 
@@ -99,6 +101,17 @@ def variables() -> list[str]:
 def process() -> int:
     """Return the number of the process."""
     return os.getpid()
+
+
+@server.tool()
+def linger() -> list[int]:
+    """Stay when the input ends, with a daemon; return the number of both processes."""
+    threading.Thread(target=time.sleep, args=(120,)).start()
+    code = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print(flush=True); time.sleep(120)"
+    daemon = subprocess.Popen([sys.executable, "-S", "-c", code], start_new_session=True, stdout=subprocess.PIPE)
+    assert daemon.stdout is not None
+    daemon.stdout.readline()
+    return [os.getpid(), daemon.pid]
 
 
 if __name__ == "__main__":

@@ -15,6 +15,8 @@ from envs import ConversationEnv, Reply
 
 WAYS = ("raise", "hang", "exit", "kill", "leak", "bomb", "fork", "nonsense", "huge", "deep")
 """What a task's number does, by its place; numbers beyond do nothing."""
+STOPS_ITS_SUPERVISOR = 50
+"""The number of a task that does, and hangs."""
 HELD: list[bytearray] = []
 
 
@@ -43,6 +45,9 @@ class BrokenEnv(ConversationEnv):
         number = self.current_task["number"]
         if number < len(WAYS):
             self.go_wrong(WAYS[number])
+        if number == STOPS_ITS_SUPERVISOR:
+            os.kill(os.getppid(), signal.SIGSTOP)
+            time.sleep(3600)
         metrics = {"steps_ever": self.steps_ever, "process": os.getpid()}
         return Reply("" if self.turns < 2 else "on", reward=0.5, terminated=self.turns == 2, metrics=metrics)
 

@@ -24,6 +24,7 @@ from envs.mcp_tools.connection import ServerGone
 from envs.mcp_tools.results import as_text
 from envs.mcp_tools.schemas import mismatch, offered, plain
 from envs.tool_calls import FORMATS
+from tests.ended import ended
 
 SERVER = str(Path(__file__).parents[1] / "data" / "mcp_server.py")
 STDIO = {"command": sys.executable, "args": [SERVER], "start_timeout_s": 120.0}
@@ -240,6 +241,26 @@ def test_no_server_outlives_the_process(tmp_path):
     pids = [int(word) for word in result.stdout.split()]
     assert len(pids) == 2
     assert not any(runs(pid) for pid in pids)
+
+
+def test_closing_ends_a_server_that_stays_and_its_daemon():
+    env = made()
+    processes = [int(pid) for pid in called(env, "linger")[0].split()]
+    env.close()
+    assert len(processes) == 2
+    assert ended(processes) == []
+
+
+def test_a_server_that_stays_and_its_daemon_end_with_a_process_that_is_killed():
+    code = (
+        "import time; from tests.envs.test_mcp_tools import made, called\n"
+        "print(*called(made(), 'linger')[0].split(), flush=True); time.sleep(600)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as program:
+        processes = [int(pid) for pid in program.stdout.readline().split()]
+        program.kill()
+    assert len(processes) == 2
+    assert ended(processes) == []
 
 
 def test_both_checkers_are_clean(shared):

@@ -15,11 +15,11 @@ import pytest
 from configs.environment import EnvironmentConfig, WrapperConfig
 from configs.errors import ConfigError
 from envs.process_tree import descendants
-from envs.processes import EnvironmentFailure, ForkServer, ProcessEnv, open_environment
+from envs.processes import EnvironmentFailure, ForkServer, ProcessEnv, fork_server, open_environment, process
 from envs.registry import make
 from envs.tool_env import ToolEnv
 from tests.ended import ended
-from tests.envs.broken import WAYS
+from tests.envs.broken import STOPS_ITS_SUPERVISOR, WAYS
 
 BROKEN = "tests.envs.broken:BrokenEnv"
 
@@ -208,6 +208,50 @@ def test_an_environment_is_closed_by_its_own_close(server, tmp_path):
     env.close()
     assert (tmp_path / "closed").read_text() == "closed"
     env.close()
+
+
+FULL = """
+import errno, os
+fork, forks, server = os.fork, [], os.getpid()
+def full_now_and_then():
+    in_server = os.getpid() == server
+    forks.append(in_server)
+    if forks in ([True, True], [True, True, True, False]):
+        raise BlockingIOError(errno.EAGAIN, "no room")
+    return fork()
+os.fork = full_now_and_then
+"""
+
+
+def test_a_machine_without_room_for_another_process_costs_one_environment_only(monkeypatch):
+    """The second supervisor, and the process below the third, cannot be forked."""
+    monkeypatch.setattr(fork_server, "_PROGRAM", FULL + fork_server._PROGRAM)
+    server = ForkServer()
+    first = start(server)
+    started = server._process.pid
+    with pytest.raises(EnvironmentFailure, match=r"no process can be started for an environment: .*no room"):
+        start(server)
+    with pytest.raises(EnvironmentFailure, match=r"the environment's process could not be started: .*no room"):
+        start(server)
+    fourth = start(server)
+    assert first.reset(seed=1)
+    assert fourth.reset(seed=1)
+    assert server._process.pid == started
+    server.close()
+
+
+def test_an_environment_that_stops_its_supervisor_is_killed_with_it(server, monkeypatch):
+    monkeypatch.setattr(process, "END_S", 0.3)
+    env, sibling = start(server), start(server)
+    env.reset(options={"task": env.task(STOPS_ITS_SUPERVISOR)})
+    below = [env.process.supervisor, *descendants(env.process.supervisor)]
+    env.timeout_s = 0.5
+    with pytest.raises(EnvironmentFailure, match=r"took longer than rollout\.step_timeout_s = 0\.5 s"):
+        env.step("a")
+    env.close()
+    assert ended(below) == []
+    assert sibling.reset(seed=1), "siblings go on"
+    sibling.close()
 
 
 # ---- whoever is killed, all below goes -------------------------------------------------------------------------------

@@ -12,12 +12,13 @@ import pytest
 from configs.environment import EnvironmentConfig
 from configs.rollout import RolloutConfig
 from envs.process_tree import descendants
+from orchestrator import rollout
 from orchestrator.environment_pool import EnvironmentPool, close_aside
 from orchestrator.episode import EpisodeJob, Sampling
 from orchestrator.rollout import EpisodeBatch
 from tests.ended import ended
 from tests.envs.broken import WAYS
-from tests.orchestrator.fakes import ChainEnv, FakeEngine, FakeWorker, takes_less_than
+from tests.orchestrator.fakes import ChainEnv, FakeEngine, FakeRenderer, FakeWorker, takes_less_than
 
 SAMPLING = Sampling(1.0, 8)
 BROKEN = "tests.envs.broken:BrokenEnv"
@@ -30,7 +31,7 @@ class PooledWorker(FakeWorker):
         given = {"max_model_len": 64, "max_tokens": 8, "step_timeout_s": 30.0, "timeout_s": 60.0, **settings}
         config = RolloutConfig(**given)
         super().__init__(config, FakeEngine(per_step=3), None)
-        self.pool = EnvironmentPool(timeout_s=config.step_timeout_s)
+        self.pool = EnvironmentPool(None, config.step_timeout_s, config.env_processes)
         self.now = self.most = self.taken = 0
         self.counting = threading.Lock()
 
@@ -52,7 +53,7 @@ class PooledWorker(FakeWorker):
     def run(self, environment, tasks, siblings=1):
         self.engine.submitted.clear()
         self.pool.make_room(len(tasks) * siblings)
-        self.pool.begin(environment)
+        self.pool.begin(environment, len(tasks) * siblings)
         planned = [EpisodeJob(g, s, task, 10 * g + s) for g, task in enumerate(tasks) for s in range(siblings)]
         return EpisodeBatch(self, planned, environment, SAMPLING).run()
 
@@ -94,6 +95,37 @@ def test_no_more_processes_than_allowed_are_open_and_all_episodes_have_their_tur
     assert worker.most == 3
     assert worker.taken == 20
     assert len({t.metrics["process"] for t in found}) == 3, "processes are used again"
+    worker.close()
+
+
+def test_processes_of_all_kinds_together_are_no_more_than_allowed(monkeypatch):
+    engine, renderer = FakeEngine(per_step=3), FakeRenderer()
+    renderer.tool_template, renderer.stop_token_ids = None, []
+    monkeypatch.setattr(rollout, "Engine", lambda *args, **kwargs: engine)
+    monkeypatch.setattr(rollout, "load_renderer", lambda model_dir: renderer)
+    worker = rollout.RolloutWorker(RolloutConfig(max_model_len=64, max_tokens=8, env_processes=2), "model", None)
+    before = set(descendants(os.getpid()))
+    for kind in range(6):
+        engine.submitted.clear()
+        jobs = [EpisodeJob(g, 0, 100 + g, g) for g in range(4)]
+        found = worker.run(jobs, config(kwargs={"stay_s": float(kind)}), SAMPLING)
+        assert [t.status for t in found] == ["finished"] * 4
+    deadline = time.monotonic() + 10  # some may not have been waited for yet
+    while len(started := set(descendants(os.getpid())) - before) > 5:
+        assert time.monotonic() < deadline, f"two environments, two supervisors and the fork server, not {len(started)}"
+        time.sleep(0.05)
+    worker.pool.close()
+    worker.threads.close()
+
+
+def test_one_episode_of_another_kind_costs_one_idle_process():
+    worker = PooledWorker(env_processes=2)
+    first, second = config(kwargs={"stay_s": 1.0}), config(kwargs={"stay_s": 2.0})
+    processes = {t.metrics["process"] for t in worker.run(first, range(100, 108))}
+    worker.run(second, [100])
+    again = {t.metrics["process"] for t in worker.run(first, [100])}
+    assert len(processes) == 2
+    assert again < processes
     worker.close()
 
 

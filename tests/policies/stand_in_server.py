@@ -10,6 +10,10 @@ import time
 HOST, PORT, MODE = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 
 
+class Server(http.server.ThreadingHTTPServer):
+    allow_reuse_port = True
+
+
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_POST(self):
         self.rfile.read(int(self.headers["Content-Length"]))
@@ -35,4 +39,4 @@ if MODE == "die":
     sys.exit("no such checkpoint")
 if MODE == "hang":
     time.sleep(1000)
-http.server.ThreadingHTTPServer((HOST, PORT), Handler).serve_forever()
+Server((HOST, PORT), Handler).serve_forever()

@@ -5,9 +5,11 @@ import http.client
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -15,8 +17,8 @@ import psutil
 import pytest
 
 from configs.user_model import UserModelConfig
-from policies import model_server
-from policies.model_server import ModelServer, command, environment
+from policies import model_server, reserved_server
+from policies.model_server import ModelServer, command, environment, reserve_port
 from policies.token_gate import KEY_VARIABLE, TokenGate
 from tests.pico import make_checkpoint
 
@@ -154,7 +156,7 @@ def test_it_ends_when_its_process_is_killed(tmp_path, with_guard):
     program = f"""
 import sys, time
 from configs.user_model import UserModelConfig
-from policies import model_server
+from policies import model_server, reserved_server
 model_server.command = lambda config, name, host, port: [sys.executable, {str(STAND_IN)!r}, host, str(port), "serve"]
 server = model_server.ModelServer(UserModelConfig(checkpoint="x"), "m", "k", {str(tmp_path / "log")!r})
 server.wait_until_ready()
@@ -173,10 +175,44 @@ time.sleep(1000)
     assert gone([*found, lower, upper])
 
 
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
+def test_the_port_is_kept_from_everybody_who_does_not_share_it_as_the_same_user(host):
+    """Of other users, whose sockets say what they like, the kernel keeps a port that is shared by SO_REUSEPORT."""
+    with reserve_port("127.0.0.1") as reserved:
+        assert not reserved.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR)
+        port = reserved.getsockname()[1]
+        for options in ([], [socket.SO_REUSEADDR]):
+            with listener(options) as other, pytest.raises(OSError, match="in use"):
+                other.bind((host, port))
+        for _ in range(2):  # the server, and the one that is started in its place
+            with listener([socket.SO_REUSEADDR, socket.SO_REUSEPORT]) as server:
+                server.bind(("127.0.0.1", port))
+                server.listen()
+                socket.create_connection(("127.0.0.1", port), 10).close()
+
+
+def listener(options):
+    """A socket that is to listen, with these options."""
+    made = socket.socket()
+    for option in options:
+        made.setsockopt(socket.SOL_SOCKET, option, 1)
+    return made
+
+
+def test_vllm_is_told_to_share_the_port(monkeypatch):
+    told = []
+    entry = types.SimpleNamespace(setup_server=lambda args, *, reuse_port: told.append((args, reuse_port)))
+    entry.main = lambda: entry.setup_server("arguments", reuse_port=False)  # as vLLM's does
+    launchers = types.SimpleNamespace(entry=entry)
+    monkeypatch.setitem(sys.modules, "vllm.entrypoints.launchers.api_server", launchers)
+    reserved_server.main()
+    assert told == [("arguments", True)]
+
+
 def test_the_command_line_holds_the_engine_but_no_token():
     config = UserModelConfig(checkpoint="org/model", max_model_len=100, max_num_seqs=3, kv_cache_bytes=1 << 21)
     words = command(config, "user-model", "127.0.0.1", 8123)
-    assert words[:4] == [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry", "--model=org/model"]
+    assert words[:4] == [sys.executable, "-m", "policies.reserved_server", "--model=org/model"]
     for word in (
         *("--host=127.0.0.1", "--port=8123", "--served-model-name=user-model", "--load-format=safetensors"),
         *("--dtype=float32", "--max-model-len=100", "--max-num-seqs=3", "--kv-cache-memory-bytes=2097152"),
