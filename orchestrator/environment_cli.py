@@ -141,14 +141,12 @@ def _maker(environment: str, kwargs: list[str] | None, model: Path | None):  # t
 
 def _parse(arguments: list[str]) -> dict[str, Any]:
     """KEY=VALUE with YAML values, dots for nested keys -> keyword arguments."""
-    from omegaconf import OmegaConf
-
-    from configs.loader import parse_override
+    from configs.loader import merge_overrides
 
     for argument in arguments:
         if "=" not in argument:
             raise ConfigError("keyword arguments", "must be KEY=VALUE", argument, "Write split=heldout, say.")
-    return dict(OmegaConf.to_container(OmegaConf.merge({}, *map(parse_override, arguments))))  # type: ignore[arg-type]
+    return merge_overrides(arguments)
 
 
 def _show(finding: Finding) -> None:

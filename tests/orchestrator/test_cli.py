@@ -41,6 +41,7 @@ def pair(tmp_path_factory):
         (folder / name / "model.safetensors").write_bytes(b"")
     (folder / "bad.yaml").write_text("learner: {lr: [}\n")
     (folder / "list.yaml").write_text("- 1\n- 2\n")
+    (folder / "kwargs.yaml").write_text("evaluation:\n  sets:\n    - {name: a, kwargs: [1]}\n")
     (folder / "taken").mkdir()
     (folder / "taken" / "thesis.txt").write_text("precious")
     return folder
@@ -96,7 +97,28 @@ ERRORS = {
     "argument that a set's environment refuses": (["evaluation.sets=[{{name: a, environment: rejuvenate/Lookup-v0, kwargs: {{hops_max: 0}}}}]"], "evaluation.sets.a.kwargs.hops_max", "must lie in", "0", "Set it"),
     "missing data of a set": (["evaluation.sets=[{{name: a, environment: envs.question_answer:QuestionAnswerEnv, kwargs: {{path: {dir}/no.jsonl}}}}]"], "evaluation.sets.a.kwargs.path", "must be a file", "/no.jsonl'", "JSONL"),
     "wrapper of a set": (["evaluation.sets=[{{name: a, wrappers: [{{id: gymnasium.wrappers:TimeLimt}}]}}]"], "evaluation.sets.a.wrappers.id", "names nothing", "'TimeLimt'", "Did you mean 'TimeLimit'?"),
-    "null where a value is needed": (["learner.lr=null"], "learner.lr", "must be of type float", "'None'", "docstring"),
+    "null where a value is needed": (["learner.lr=null"], "learner.lr", "must be of type float", "None", "`lr: NUMBER`"),
+    "list for keyword arguments": (["environment.kwargs=[1]"], "environment.kwargs", "must be a mapping", "[1]", "`kwargs: {NAME: VALUE}`"),
+    "list for keyword arguments of a set": (["evaluation.sets=[{{name: a, kwargs: [1]}}]"], "evaluation.sets[0].kwargs", "must be a mapping", "[1]", "`kwargs: {NAME: VALUE}`"),
+    "the same in a file": (["{dir}/kwargs.yaml"], "evaluation.sets[0].kwargs", "must be a mapping", "[1]", "`kwargs: {NAME: VALUE}`"),
+    "number for keyword arguments of a set": (["evaluation.sets=[{{name: a, kwargs: 5}}]"], "evaluation.sets[0].kwargs", "must be a mapping", "5", "`kwargs: {NAME: VALUE}`"),
+    "list for keyword arguments of a wrapper": (["environment.wrappers=[{{id: a, kwargs: [1]}}]"], "environment.wrappers[0].kwargs", "must be a mapping", "[1]", "`kwargs: {NAME: VALUE}`"),
+    "mapping for wrappers": (["environment.wrappers={{id: a}}"], "environment.wrappers", "must be a list", "{'id': 'a'}", "`wrappers: [{id: TEXT, ...}, ...]`"),
+    "text for a wrapper": (["environment.wrappers=[a]"], "environment.wrappers[0]", "must be a section", "'a'", "id, kwargs"),
+    "mapping for steps": (["rejuvenation.steps={{a: 1}}"], "rejuvenation.steps", "must be a list", "{'a': 1}", "`steps: [TEXT, ...]`"),
+    "text for steps": (["rejuvenation.steps=fusion.linear"], "rejuvenation.steps", "must be a list", "'fusion.linear'", "`steps: [TEXT, ...]`"),
+    "list for a limit of memory": (["rejuvenation.max_memory=[1]"], "rejuvenation.max_memory", "must be a mapping", "[1]", "`max_memory: {NAME: TEXT}`"),
+    "number for a key": (["rejuvenation.max_memory={{0: 7GB}}"], "rejuvenation.max_memory", "must have texts as keys", "{0: '7GB'}", "Quote the key: '0'"),
+    "mapping for alphas": (["rejuvenation.auto.alphas={{a: 1}}"], "rejuvenation.auto.alphas", "must be a list", "{'a': 1}", "`alphas: [NUMBER, ...]`"),
+    "list for an alpha": (["rejuvenation.auto.alphas=[[0.1]]"], "rejuvenation.auto.alphas[0]", "must be of type float", "[0.1]", "NUMBER"),
+    "list for a section": (["rejuvenation.auto=[1]"], "rejuvenation.auto", "must be a section", "[1]", "by name: alphas, rhos"),
+    "list for a number": (["learner.lr=[1]"], "learner.lr", "must be of type float", "[1]", "`lr: NUMBER`"),
+    "list for a text": (["run_dir=[1]"], "run_dir", "must be a text", "[1]", "`run_dir: TEXT`"),
+    "text for a switch": (["rejuvenation.gate=maybe"], "rejuvenation.gate", "must be of type bool", "'maybe'", "docstring"),
+    "two overrides that do not fit": (["environment.kwargs=[1]", "environment.kwargs.seed=2"], "environment.kwargs", "must be a mapping", "[1]", "`kwargs: {NAME: VALUE}`"),
+    "date that YAML makes": (["environment.kwargs.until=2020-01-01"], "environment.kwargs.until", "must be a text, a number", "date(2020, 1, 1)", "quotes"),
+    "broken interpolation": (["learner.lr=${{"], "learner.lr", "cannot be read", "'${'", "docstring"),
+    "interpolation of nothing": (["learner.lr=${{learner.rate}}"], "learner.lr", "cannot be read: Interpolation key 'learner.rate' not found", "'${learner.rate}'", "docstring"),
 }  # fmt: skip
 
 
