@@ -121,7 +121,7 @@ def _stands_for_another(value: Any) -> bool:
 
 
 def _write(path: str, hint: Any) -> str:
-    """How to write a value of a type: `Write `steps: [TEXT, ...]`.`"""
+    """How to write a value of a type: `steps: [TEXT, ...]`."""
     return f"Write `{path.rpartition('.')[2]}: {_example(hint)}`."
 
 

@@ -166,9 +166,9 @@ def _as_number(value: Any) -> Any:
 
 
 def _as_config_error(error: OmegaConfBaseException, plain: Mapping[str, Any], prefix: str) -> ConfigError:
-    """OmegaConf's error as ours: its first line is the rule, its `full_key` the field, whose value stands in `plain`."""
+    """OmegaConf's error as ours: its first line is the rule, its `full_key` the field, whose value is in `plain`."""
     message = str(error.msg if getattr(error, "msg", None) else error).splitlines()[0]
-    field = str(error.full_key or "")
+    field = error.full_key or ""
     pattern = r"could not be converted to (\w+)|field of type '(\w+)'|is not a valid (\w+)"
     wanted = re.search(pattern, message, re.IGNORECASE)
     rule = f"must be of type {wanted.group(wanted.lastindex or 0).lower()}" if wanted else f"cannot be read: {message}"
