@@ -23,16 +23,17 @@ from orchestrator.workers import Workers
 def evaluate_checkpoint(config: RunConfig, console: Console, out: Path | None = None) -> Evaluation:
     """Start the rollout workers, give them `model.sft`, evaluate set by set, end.
 
-    A set that cannot be measured does not stop the others. Logs go to a temporary folder that stays where one failed.
+    A set that cannot be measured does not stop the others. Logs go to a temporary folder, which stays where a message
+    points to it: a set could not be measured, or the engines failed.
 
     Args:
         config: of the evaluation; `learner` and `rejuvenation` play no part.
         console: shows progress.
         out: file for the results, written anew after every set.
     """
-    folder = Path(tempfile.mkdtemp(prefix="rejuvenate-eval-"))
     about = {"checkpoint": config.model.sft, "versions": versions()} | settings(config)
     results: list[SetResult] = []
+    folder = Path(tempfile.mkdtemp(prefix="rejuvenate-eval-"))
     try:
         with contextlib.ExitStack() as open_workers:
             with console.stage("engines ready"):
@@ -46,6 +47,10 @@ def evaluate_checkpoint(config: RunConfig, console: Console, out: Path | None = 
                     write(Evaluation(0, results), out, about | {"complete": complete})
     except RuntimeError as error:
         raise RuntimeError(f"{error}\nlogs: {folder / 'logs'}") from error
+    except BaseException as error:  # Ctrl-C, too
+        if str(folder) not in str(error):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
     if all(result.measured for result in results):
         shutil.rmtree(folder, ignore_errors=True)
     else:
