@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#66
 PATH = re.compile(r"(/|~/|\.\.?/).*|\w+://\S+|[^\s:]+/[^\s:]*")
 """`/data/x.jsonl`, `~/x.jsonl`, `../x.jsonl`, `data/x.jsonl`, `http://host/v1`; not `hf:owner/name` or prose."""
 ABSENT = "not given"
+LONGEST_STEM = 100
+"""Characters of the plot's name, without its number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +156,13 @@ def difference(name: str, ours: Any, theirs: Any) -> tuple[str, Any, Any]:
 def names_of(sets: Sequence[SetResult]) -> str:
     """Names of task sets for people."""
     return ", ".join(s.name for s in sets) or "none"
+
+
+def free_name(arms: Sequence[Arm]) -> Path:
+    """The plot's name where none is given: of what it compares, with a number where one of that name exists."""
+    stem = "-".join(["compare", *(arm.name for arm in arms if arm.name)])[:LONGEST_STEM]
+    names = itertools.chain([f"{stem}.png"], (f"{stem}-{n}.png" for n in itertools.count(2)))
+    return next(path for path in map(Path, names) if not path.exists())
 
 
 def plot(arms: Sequence[Arm], output: Path, title: str = "") -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from configs.errors import ConfigError
 from configs.loader import as_mapping
+from configs.output_file import check_output_file
 from configs.run import RunConfig
 from orchestrator.console import Console
 from orchestrator.evaluation import Evaluation, SetResult, evaluate_set, unmeasured, write
@@ -72,20 +72,13 @@ def settings(config: RunConfig) -> dict[str, Any]:
     return {name: plain[name] for name in ("seed", "environment", "evaluation", "rollout")}
 
 
-def check_out(out: Path) -> None:
+def check_out(out: Path, *, overwrite: bool = False) -> None:
     """Check that results can be written before anything starts, and make the folder they go to.
 
     Raises:
-        ConfigError: it is a directory, cannot be written, or would be deleted with a Ray job.
+        ConfigError: as `check_output_file`, or the file would be deleted with a Ray job.
     """
     if in_ray_job() and not out.is_absolute():
         rule = "must be an absolute path under a Ray job (the uploaded working directory is deleted with the job)"
         raise ConfigError("--out", rule, str(out), "Give a path on storage that outlives the job.")
-    if out.is_dir():
-        raise ConfigError("--out", "must be a file", str(out), f"Give {out / 'results.json'}, say.")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError("--out", f"must be writable ({error.strerror})", str(out), "Choose another path.") from None
-    if not os.access(out.parent, os.W_OK | os.X_OK):
-        raise ConfigError("--out", f"must be writable ({out.parent} is not)", str(out), "Choose another path.")
+    check_output_file("--out", out, overwrite=overwrite)

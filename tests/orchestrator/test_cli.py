@@ -156,7 +156,8 @@ EVAL_ERRORS = {
     "missing suite": (["{sft}", "configs/suites/math_toi.yaml"], "config file", "must be a readable file", "math_toi.yaml", "Did you mean configs/suites/math_toy.yaml?"),
     "doubled set": (["{sft}", SUITE, "evaluation.sets=[{{name: a}},{{name: a}}]"], "evaluation.sets", "distinct", "['a', 'a']", "Rename"),
     "more tasks than there are": (["{sft}", "evaluation.sets=[{{name: a, environment: envs.question_answer:QuestionAnswerEnv, kwargs: {{path: {dir}/two.jsonl}}}}]"], "evaluation.sets.a.tasks", "must be <= 2", "100", "Set it to 2"),
-    "results into a directory": (["{sft}", SUITE, "--out", "{dir}"], "--out", "must be a file", "checkpoints", "results.json"),
+    "results into a directory": (["{sft}", SUITE, "--out", "{dir}"], "--out", "must be a file", "checkpoints", "Name a file"),
+    "results that exist": (["{sft}", SUITE, "--out", "{dir}/two.jsonl"], "--out", "must not exist yet: nothing is overwritten", "/two.jsonl'", "add --overwrite"),
     "results below a file": (["{sft}", SUITE, "--out", "{dir}/bad.yaml/x.json"], "--out", "must be writable", "/x.json'", "another path"),
 }  # fmt: skip
 
@@ -215,8 +216,28 @@ def test_compare_prints_one_table_of_results_and_plots_them(capsys, monkeypatch,
     assert sum(line.startswith("sft ") and ".800" in line for line in lines) == 2
     assert plot.is_file()
     write(Evaluation(0, sets[:1]), tmp_path / "other.json")
-    code, _, err = call(capsys, monkeypatch, "compare", files[0], tmp_path / "other.json", "--output", plot)
+    code, _, err = call(capsys, monkeypatch, "compare", files[0], tmp_path / "other.json")
     assert (code, "must be evaluated on the same task sets as base (heldout, longer)" in err) == (2, True)
+
+
+def test_plot_of_a_comparison_overwrites_nothing(capsys, monkeypatch, tmp_path):
+    from orchestrator.evaluation import Evaluation, SetResult, write
+
+    for name in ("base", "sft"):
+        write(Evaluation(0, [SetResult("a", "id", 2, [1.0], [2], 2, 0.1, 0.0)]), tmp_path / f"{name}.json")
+    (tmp_path / "mine.png").write_text("precious")
+    monkeypatch.chdir(tmp_path)
+    for expected in ("compare-base-sft.png", "compare-base-sft-2.png"):
+        code, out, _ = call(capsys, monkeypatch, "compare", "base.json", "sft.json")
+        assert (code, out.splitlines()[-1]) == (0, f"curves: {expected}")
+        assert (tmp_path / expected).read_bytes().startswith(b"\x89PNG")
+    code, out, err = call(capsys, monkeypatch, "compare", "base.json", "sft.json", "--output", "mine.png")
+    assert (code, out) == (2, ""), "before anything is printed"
+    assert err.startswith("rejuvenate: --output must not exist yet: nothing is overwritten, got 'mine.png'. Choose")
+    assert (tmp_path / "mine.png").read_text() == "precious"
+    code, _, _ = call(capsys, monkeypatch, "compare", "base.json", "sft.json", "--output", "mine.png", "--overwrite")
+    assert code == 0
+    assert (tmp_path / "mine.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_yaml_file_whose_path_holds_an_equals_sign_is_a_file(tmp_path):

@@ -222,19 +222,21 @@ def test_prompts_of_an_environment_are_what_a_repair_asks_the_sft_checkpoint(cap
     rows = [json.loads(line) for line in asked.read_text().splitlines()]
     assert all(row["messages"][-1]["role"] == "user" and row["tools"] for row in rows)
     assert len({row["messages"][-1]["content"] for row in rows}) > 2, "several tasks"
+    more = ["prompts", "rejuvenate/Lookup-v0", "hops_max=3", "--out", asked, "--count", 6, "--overwrite"]
+    assert env(capsys, monkeypatch, *more)[:2] == (0, f"6 prompts in {asked}\n")
     base, sft = make_checkpoint(tmp_path / "base"), make_checkpoint(tmp_path / "sft", seed=1)
     options = ["--base", base, "--sft", sft, "--out", tmp_path / "out", "--prompts", asked, "--pairs", 3]
     code, out, err = call(capsys, monkeypatch, "transform", *options)
     assert code == 0, err
-    assert "note: calibration pairs: greedy answers of the SFT checkpoint to 3 of 5 prompts" in out
+    assert "note: calibration pairs: greedy answers of the SFT checkpoint to 3 of 6 prompts" in out
     assert json.loads((tmp_path / "out/report.json").read_text())["num_reset"] > 0
 
 
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--out", "{dir}/there.jsonl"], "must name a new file"),
-        (["--out", "{dir}/no/file.jsonl"], "must name a new file"),
+        (["--out", "{dir}/there.jsonl"], "must not exist yet: nothing is overwritten"),
+        (["--out", "{dir}/there.jsonl/file.jsonl"], "must be writable"),
         (["--out", "{dir}/new.jsonl", "--count", "0"], "must be 1 or more"),
         (["--out", "{dir}/new.jsonl", "hops=3"], "hops"),
     ],

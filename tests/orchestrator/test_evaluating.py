@@ -125,5 +125,9 @@ def test_engines_that_do_not_start_leave_their_logs(monkeypatch, evaluate, tmp_p
 def test_file_for_results_is_checked_and_its_folder_made(tmp_path):
     evaluating.check_out(tmp_path / "deep" / "er" / "out.json")
     assert (tmp_path / "deep" / "er").is_dir()
+    (tmp_path / "mine.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"--out must not exist yet.*add --overwrite"):
+        evaluating.check_out(tmp_path / "mine.json")
+    evaluating.check_out(tmp_path / "mine.json", overwrite=True)
     with pytest.raises(ConfigError, match="--out must be a file"):
         evaluating.check_out(tmp_path)
