@@ -8,15 +8,15 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar
 
 import yaml
-from omegaconf import OmegaConf, read_write
-from omegaconf.errors import GrammarParseError, OmegaConfBaseException, UnsupportedValueType
+from omegaconf import OmegaConf
+from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
 from configs.errors import ConfigError
+from configs.layers import check_keys, lay_over, value_at
 from configs.run import RunConfig
 
 Section = TypeVar("Section")
@@ -35,19 +35,14 @@ def load(
     Raises:
         ConfigError: unknown key, wrong type, value out of bounds, missing value, missing or unreadable file.
     """
+    layers = [dict(defaults or {}), *(read_yaml(Path(file)) for file in files)]
     # One layer for all overrides: an environment.id beside environment.kwargs must not drop them, whatever the order.
-    last: Any = OmegaConf.merge({}, *(OmegaConf.create(parse_override(text)) for text in overrides))
-    layers: list[Any] = [dict(defaults or {}), *(read_yaml(Path(file)) for file in files)]
-    layers.append(OmegaConf.to_container(last, resolve=False))
-    merged = OmegaConf.structured(RunConfig)
+    layers.append(merge_overrides(overrides, RunConfig))
+    merged: dict[str, Any] = {}
     for layer in layers:
         check_keys(layer, RunConfig, "")
-        _drop_kwargs_of_another_environment(merged, layer)
-        try:
-            merged = OmegaConf.merge(merged, OmegaConf.create(layer))
-        except OmegaConfBaseException as error:
-            raise _as_config_error(error) from None
-    return to_config(merged)
+        merged = lay_over(_without_kwargs_of_another_environment(merged, layer), layer)
+    return _build(RunConfig, merged)
 
 
 def load_section(schema: type[Section], overrides: Sequence[str], prefix: str) -> Section:
@@ -56,43 +51,55 @@ def load_section(schema: type[Section], overrides: Sequence[str], prefix: str) -
     Raises:
         ConfigError: as `load`.
     """
-    layer: Any = OmegaConf.merge({}, *(OmegaConf.create(parse_override(text)) for text in overrides))
-    check_keys({str(key): value for key, value in layer.items()}, schema, prefix)
-    try:
-        section: Any = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), layer))
-    except OmegaConfBaseException as error:
-        found = _as_config_error(error)
-        raise ConfigError(prefix + found.field, found.rule, found.value, found.fix) from None
-    assert isinstance(section, schema)
-    return section
+    return _build(schema, merge_overrides(overrides, schema, prefix), prefix)
 
 
-def _drop_kwargs_of_another_environment(merged: Any, layer: Mapping[str, Any]) -> None:
-    """Keyword arguments belong to the environment they were written for: another id starts without them."""
-    section = layer.get("environment")
-    named = section.get("id") if isinstance(section, Mapping) else None
-    if named is not None and named != OmegaConf.to_container(merged.environment)["id"]:  # type: ignore[index,call-overload]
-        with read_write(merged.environment):
-            merged.environment.kwargs = {}
+def merge_overrides(overrides: Sequence[str], schema: Any = None, prefix: str = "") -> dict[str, Any]:
+    """Lay `dotted.key=value` texts one over the other.
 
-
-def to_config(merged: Any) -> RunConfig:
-    """Build the frozen dataclasses, which check their bounds.
+    Args:
+        overrides: as `load` takes them.
+        schema: a dataclass that each is held against; None: they may hold anything.
+        prefix: put before the names of fields in messages.
 
     Raises:
-        ConfigError: a value that must be given is missing, or one is out of bounds.
+        ConfigError: one that does not read so, or that `schema` does not allow.
     """
-    missing = sorted(OmegaConf.missing_keys(merged))
-    if missing:
-        raise ConfigError(
-            missing[0], "must be given", "nothing", f"Put it into a YAML file or add `{missing[0]}=VALUE`."
-        )
+    merged: dict[str, Any] = {}
+    for text in overrides:
+        layer = parse_override(text)
+        if schema is not None:
+            check_keys(layer, schema, prefix)
+        merged = lay_over(merged, layer)
+    return merged
+
+
+def _without_kwargs_of_another_environment(merged: dict[str, Any], layer: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments belong to the environment they were written for: another id starts without them."""
+    before, named = merged.get("environment", {}), layer.get("environment", {}).get("id")
+    if named is None or named == before.get("id"):
+        return merged
+    return merged | {"environment": before | {"kwargs": {}}}
+
+
+def _build(schema: type[Section], plain: dict[str, Any], prefix: str = "") -> Section:
+    """Build a frozen dataclass, which checks its bounds.
+
+    Raises:
+        ConfigError: a value that must be given is missing, of the wrong type or out of bounds.
+    """
     try:
-        config = OmegaConf.to_object(merged)
+        merged: Any = OmegaConf.merge(OmegaConf.structured(schema), OmegaConf.create(plain))
+        missing = sorted(OmegaConf.missing_keys(merged))
+        if missing:
+            field = prefix + missing[0]
+            fix = f"Put it into a YAML file or add `{field}=VALUE`."
+            raise ConfigError(field, "must be given", "nothing", fix)
+        built: Any = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
-        raise _as_config_error(error) from None
-    assert isinstance(config, RunConfig)
-    return config
+        raise _as_config_error(error, plain, prefix) from None
+    assert isinstance(built, schema)
+    return built
 
 
 def to_yaml(config: RunConfig) -> str:
@@ -136,7 +143,7 @@ def parse_override(text: str) -> dict[str, Any]:
     """`a.b=value` -> `{"a": {"b": value}}`.
 
     Raises:
-        ConfigError: no `=`, an empty key, or a value that is not YAML or that no configuration can hold (a date, say).
+        ConfigError: no `=`, an empty key, or a value that is not YAML.
     """
     key, equals, value = text.partition("=")
     if not equals or not key.strip():
@@ -148,12 +155,7 @@ def parse_override(text: str) -> dict[str, Any]:
     layer: Any = _as_number(parsed)
     for part in reversed(key.strip().split(".")):
         layer = {part: layer}
-    try:
-        OmegaConf.create(layer)
-    except OmegaConfBaseException as error:
-        found = _as_config_error(error)
-        raise ConfigError(key, found.rule, value, found.fix) from None
-    return layer  # type: ignore[no-any-return]
+    return layer
 
 
 def _as_number(value: Any) -> Any:
@@ -163,53 +165,17 @@ def _as_number(value: Any) -> Any:
     return value
 
 
-def check_keys(layer: Mapping[str, Any], schema: Any, prefix: str) -> None:
-    """Raise `ConfigError` at the first key of `layer` that the dataclass `schema` lacks, with the nearest name.
-
-    OmegaConf finds these too, but its suggestion names no full path.
-    """
-    hints = get_type_hints(schema)
-    known = [f.name for f in fields(schema)]
-    for key, value in layer.items():
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            fix = f"Did you mean {prefix}{near[0]}?" if near else f"Known here: {', '.join(known)}."
-            raise ConfigError(f"{prefix}{key}", "must be a known field", value, fix)
-        if isinstance(value, Mapping) and hints[key] in (str, str | None):  # OmegaConf would not say in which item
-            raise ConfigError(f"{prefix}{key}", "must be a text", value, f"Write `{key}: TEXT`.")
-        inner = [t for t in (hints[key], *get_args(hints[key])) if is_dataclass(t)]
-        if not inner:
-            continue
-        if isinstance(value, list):
-            for index, item in enumerate(value):
-                if isinstance(item, Mapping):
-                    check_keys(item, inner[0], f"{prefix}{key}[{index}].")
-        elif isinstance(value, Mapping):
-            check_keys(value, inner[0], f"{prefix}{key}.")
-        elif not (value is None and hints[key] != inner[0]):
-            names = ", ".join(f.name for f in fields(inner[0]))
-            raise ConfigError(f"{prefix}{key}", "must be a section", value, f"Give its fields by name: {names}.")
-
-
-def _as_config_error(error: OmegaConfBaseException) -> ConfigError:
-    """OmegaConf's error as ours: its first line is the rule, its `full_key` the field."""
+def _as_config_error(error: OmegaConfBaseException, plain: Mapping[str, Any], prefix: str) -> ConfigError:
+    """OmegaConf's error as ours: its first line is the rule, its `full_key` the field, whose value is in `plain`."""
     message = str(error.msg if getattr(error, "msg", None) else error).splitlines()[0]
-    field = str(error.full_key or "config")
-    if isinstance(error, UnsupportedValueType):
-        rule = f"must hold texts, numbers, lists and mappings ({message.lower()})"
-        return ConfigError(field, rule, None, "Quote it for YAML, where it is meant as a text.")
+    field = error.full_key or ""
+    pattern = r"could not be converted to (\w+)|field of type '(\w+)'|is not a valid (\w+)"
+    wanted = re.search(pattern, message, re.IGNORECASE)
+    rule = f"must be of type {wanted.group(wanted.lastindex or 0).lower()}" if wanted else f"cannot be read: {message}"
+    fix = "See its docstring in configs/ or `rejuvenate plan` for an example."
     if isinstance(error, GrammarParseError):
-        return ConfigError(field, f"cannot be read: {message}", None, r"Write \${ for a text with ${ in it.")
-    expected = getattr(error, "ref_type", None)
-    value = re.search(r"[Vv]alue '(.*?)'", message)
-    wanted = re.search(r"could not be converted to (\w+)|field of type '(\w+)'", message, re.IGNORECASE)
-    kind = (wanted.group(1) or wanted.group(2)) if wanted else getattr(expected, "__name__", "the declared type")
-    return ConfigError(
-        field,
-        f"must be of type {kind.lower()}" if wanted or value else f"cannot be read: {message}",
-        value.group(1) if value else None,
-        "See its docstring in configs/ or `rejuvenate plan` for an example.",
-    )
+        fix = r"Write \${ for a text with ${ in it."
+    return ConfigError(prefix + field if field else prefix.rstrip(".") or "config", rule, value_at(plain, field), fix)
 
 
 def as_mapping(config: RunConfig) -> dict[str, Any]:
@@ -219,4 +185,4 @@ def as_mapping(config: RunConfig) -> dict[str, Any]:
     return {str(k): v for k, v in container.items()}
 
 
-__all__ = ["as_mapping", "check_keys", "load", "load_section", "parse_override", "read_yaml", "to_config", "to_yaml"]
+__all__ = ["as_mapping", "load", "load_section", "merge_overrides", "parse_override", "read_yaml", "to_yaml"]

@@ -89,7 +89,7 @@ class RejuvenationConfig:
     """Whether a run samples training prompts from the SFT and the repaired checkpoint first, and starts RL from the one
     with the better pass@k (`evaluation.k` of `evaluation.samples`)."""
     gate_prompts: int = 64
-    """Training prompts that the gate samples."""
+    """Training prompts that the gate samples; all of them where there are fewer."""
     timeout_s: float = 3600.0
     """Longest the rejuvenation of a run may take, downloads of named checkpoints included."""
 

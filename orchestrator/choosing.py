@@ -12,7 +12,7 @@ from rich.text import Text
 from configs.run import RunConfig
 from orchestrator.console import Console
 from orchestrator.run_directory import write_atomic
-from orchestrator.trial_rollouts import trial_rollouts
+from orchestrator.trial_rollouts import at_most, trial_rollouts
 from orchestrator.workers import Workers
 
 CHOICE_FILE = "choice.json"
@@ -41,7 +41,7 @@ def choose_repair(
     from rejuvenation.choice_table import details
 
     auto, file = config.rejuvenation.auto, run_dir / CHOICE_FILE
-    prompts = min(auto.prompts, num_tasks(config) or auto.prompts)
+    prompts = at_most(config, auto.prompts)
 
     def measure(alpha: float, rho: float) -> Outcome:
         handles, reset_ratio = workers.candidate(config, alpha, rho)
@@ -68,13 +68,3 @@ def choose_repair(
         console.rich.print(Text(line), soft_wrap=True)
     repair = replace(config.rejuvenation, alpha=choice.alpha, rho=choice.rho)
     return replace(config, rejuvenation=repair), choice.to_json()
-
-
-def num_tasks(config: RunConfig) -> int | None:
-    """Training tasks that the environment has; None without an end."""
-    from envs.processes import open_environment
-
-    env = open_environment(config.environment)
-    found = getattr(env.unwrapped, "num_tasks", None)
-    env.close()
-    return found

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from configs.errors import ConfigError
+from configs.output_file import OVERWRITE_HELP, check_output_file
 from orchestrator.environment_cli import app as environment_app
 from rejuvenation.cli import diagnose, transform
 
@@ -28,6 +29,7 @@ ConfigArguments = Annotated[
     list[str],
     typer.Argument(metavar="FILE.yaml ... [KEY=VALUE ...]", help="YAML files, merged left to right, then overrides."),
 ]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help=OVERWRITE_HELP)]
 
 
 def load_config(arguments: list[str], defaults: dict | None = None):  # type: ignore[no-untyped-def]
@@ -109,6 +111,7 @@ def evaluate(
     checkpoint: Annotated[str, typer.Argument(help="A Hugging Face directory, a hub name, or a run directory.")],
     arguments: ConfigArguments,
     out: Annotated[Path | None, typer.Option(help="Where to write the results as JSON, task by task.")] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Evaluate a checkpoint on an evaluation suite, or on the task sets of a run's configuration.
 
@@ -121,7 +124,7 @@ def evaluate(
     from orchestrator.evaluation_table import LEGEND, table
 
     if out is not None:
-        check_out(out)
+        check_out(out, overwrite=overwrite)
     result = evaluate_checkpoint(config, Console(), out)
     _print([table([Arm("", [result], [])]), "", LEGEND])
     if out is not None:
@@ -198,14 +201,20 @@ def compare(
     runs: Annotated[
         list[Path], typer.Argument(metavar="RUN ...", help="Run directories, or files of `rejuvenate eval --out`.")
     ],
-    output: Annotated[Path, typer.Option(help="Where to write the plot.")] = Path("compare.png"),
+    output: Annotated[
+        Path | None, typer.Option(help="Where to write the plot; compare-RUN-RUN.png by default, or with a number.")
+    ] = None,
+    overwrite: Overwrite = False,
 ) -> None:
     """Print one table of several runs on all their task sets, and plot their curves."""
-    from orchestrator.compare import Arm, plot
+    from orchestrator.compare import Arm, free_name, plot
     from orchestrator.evaluation_table import LEGEND, table
 
+    if output is not None:
+        check_output_file("--output", output, overwrite=overwrite)
     arms = [Arm.read(run_dir) for run_dir in runs]
     _print([table(arms), "", LEGEND])
+    output = output or free_name(arms)
     plot(arms, output)
     typer.echo(f"curves: {output}")
 

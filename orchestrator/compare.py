@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from configs.errors import ConfigError
 from orchestrator.bootstrap import Interval
@@ -14,6 +17,11 @@ from orchestrator.loggers import read_metrics
 
 COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#666666")
 """Okabe and Ito's palette: distinguishable with colour-blindness too."""
+PATH = re.compile(r"(/|~/|\.\.?/).*|\w+://\S+|[^\s:]+/[^\s:]*")
+"""`/data/x.jsonl`, `~/x.jsonl`, `../x.jsonl`, `data/x.jsonl`, `http://host/v1`; not `hf:owner/name` or prose."""
+ABSENT = "not given"
+LONGEST_STEM = 100
+"""Characters of the plot's name, without its number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,27 +108,61 @@ def check_same_sets(arms: Sequence[Arm]) -> None:
                 )
             for result, reference in zip(evaluation.sets, first, strict=True):
                 ours, theirs = traits(result), traits(reference)
-                for trait in ours.keys() & theirs.keys():
+                for trait in sorted(ours.keys() & theirs.keys()):
                     if ours[trait] != theirs[trait]:
-                        rule = f"must have the {trait} of {arms[0].name} on the set {result.name} ({theirs[trait]!r})"
+                        where, our, their = difference(trait, ours[trait], theirs[trait])
+                        rule = f"must have the {where} of {arms[0].name} on the set {result.name} ({their!r})"
                         fix = "Compare runs of one evaluation section or suite."
-                        raise ConfigError("RUN", rule, f"{arm.name}: {ours[trait]!r}", fix)
+                        raise ConfigError("RUN", rule, f"{arm.name}: {our!r}", fix)
 
 
 def traits(result: SetResult) -> dict[str, object]:
-    """What must be equal where results are compared, as far as it is known."""
+    """What must be equal where results are compared, as far as it is known.
+
+    With the environment's id, keyword arguments (the seed of its tasks among them) and wrappers the tasks are the same.
+    The run's own seed draws samples and no tasks: runs with several seeds are compared.
+    """
     found: dict[str, object] = {"kind": result.kind, "k": result.k, "samples": result.samples}
     if result.measured:
         found |= {"tasks": len(result.greedy), "sampled_tasks": len(result.correct)}
     if result.setting:
-        found |= {name: result.setting[name] for name in ("temperature", "max_tokens")}
-        found["environment"] = result.setting["environment"]["id"]
+        found |= {name: result.setting[name] for name in ("temperature", "max_tokens") if name in result.setting}
+        environment = result.setting.get("environment", {})
+        if "id" in environment:
+            found["environment"] = environment["id"]
+        found |= {name: wherever_it_lies(environment[name]) for name in ("kwargs", "wrappers") if name in environment}
     return found
+
+
+def wherever_it_lies(value: Any) -> Any:
+    """A setting without what differs between machines: of a path or an address, the last part counts."""
+    if isinstance(value, Mapping):
+        return {str(key): wherever_it_lies(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [wherever_it_lies(item) for item in value]
+    if isinstance(value, str) and PATH.fullmatch(value):
+        return value.rstrip("/").rpartition("/")[2]
+    return value
+
+
+def difference(name: str, ours: Any, theirs: Any) -> tuple[str, Any, Any]:
+    """Where two unequal settings first differ, and what is there: (`kwargs.split`, "ood", "heldout")."""
+    if isinstance(ours, Mapping) and isinstance(theirs, Mapping):
+        key = next(k for k in sorted(ours.keys() | theirs.keys()) if ours.get(k, ABSENT) != theirs.get(k, ABSENT))
+        return difference(f"{name}.{key}", ours.get(key, ABSENT), theirs.get(key, ABSENT))
+    return name, ours, theirs
 
 
 def names_of(sets: Sequence[SetResult]) -> str:
     """Names of task sets for people."""
     return ", ".join(s.name for s in sets) or "none"
+
+
+def free_name(arms: Sequence[Arm]) -> Path:
+    """The plot's name where none is given: of what it compares, with a number where one of that name exists."""
+    stem = "-".join(["compare", *(arm.name for arm in arms if arm.name)])[:LONGEST_STEM]
+    names = itertools.chain([f"{stem}.png"], (f"{stem}-{n}.png" for n in itertools.count(2)))
+    return next(path for path in map(Path, names) if not path.exists())
 
 
 def plot(arms: Sequence[Arm], output: Path, title: str = "") -> None:

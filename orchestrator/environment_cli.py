@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from configs.errors import ConfigError
+from configs.output_file import OVERWRITE_HELP, check_output_file
 
 if TYPE_CHECKING:
     from envs.checkup import Finding
@@ -85,13 +86,12 @@ def prompts(
     out: Annotated[Path, typer.Option(help="JSONL file to write; for `rejuvenate transform --prompts`.")],
     kwargs: Kwargs = None,
     count: Annotated[int, typer.Option(help="Training tasks, from the first on; fewer where there are fewer.")] = 64,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help=OVERWRITE_HELP)] = False,
 ) -> None:
     """Write what the first turns of an environment's training tasks are asked: messages and tools, a line for each."""
-    if out.exists() or not out.resolve().parent.is_dir():
-        rule = "must name a new file in an existing directory"
-        raise ConfigError("--out", rule, str(out), "Remove it, or choose another name.")
     if count < 1:
         raise ConfigError("--count", "must be 1 or more", count, "Leave it out for 64.")
+    check_output_file("--out", out, overwrite=overwrite)
     from orchestrator.shadowing import prepare_imports
 
     prepare_imports()
@@ -141,14 +141,12 @@ def _maker(environment: str, kwargs: list[str] | None, model: Path | None):  # t
 
 def _parse(arguments: list[str]) -> dict[str, Any]:
     """KEY=VALUE with YAML values, dots for nested keys -> keyword arguments."""
-    from omegaconf import OmegaConf
-
-    from configs.loader import parse_override
+    from configs.loader import merge_overrides
 
     for argument in arguments:
         if "=" not in argument:
             raise ConfigError("keyword arguments", "must be KEY=VALUE", argument, "Write split=heldout, say.")
-    return dict(OmegaConf.to_container(OmegaConf.merge({}, *map(parse_override, arguments))))  # type: ignore[arg-type]
+    return merge_overrides(arguments)
 
 
 def _show(finding: Finding) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from configs.errors import ConfigError
 from configs.loader import as_mapping
+from configs.output_file import check_output_file
 from configs.run import RunConfig
 from orchestrator.console import Console
 from orchestrator.evaluation import Evaluation, SetResult, evaluate_set, unmeasured, write
@@ -23,16 +23,17 @@ from orchestrator.workers import Workers
 def evaluate_checkpoint(config: RunConfig, console: Console, out: Path | None = None) -> Evaluation:
     """Start the rollout workers, give them `model.sft`, evaluate set by set, end.
 
-    A set that cannot be measured does not stop the others. Logs go to a temporary folder that stays where one failed.
+    A set that cannot be measured does not stop the others. Logs go to a temporary folder, which stays where a message
+    points to it: a set could not be measured, or the engines failed.
 
     Args:
         config: of the evaluation; `learner` and `rejuvenation` play no part.
         console: shows progress.
         out: file for the results, written anew after every set.
     """
-    folder = Path(tempfile.mkdtemp(prefix="rejuvenate-eval-"))
     about = {"checkpoint": config.model.sft, "versions": versions()} | settings(config)
     results: list[SetResult] = []
+    folder = Path(tempfile.mkdtemp(prefix="rejuvenate-eval-"))
     try:
         with contextlib.ExitStack() as open_workers:
             with console.stage("engines ready"):
@@ -46,6 +47,10 @@ def evaluate_checkpoint(config: RunConfig, console: Console, out: Path | None = 
                     write(Evaluation(0, results), out, about | {"complete": complete})
     except RuntimeError as error:
         raise RuntimeError(f"{error}\nlogs: {folder / 'logs'}") from error
+    except BaseException as error:  # Ctrl-C, too
+        if str(folder) not in str(error):
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
     if all(result.measured for result in results):
         shutil.rmtree(folder, ignore_errors=True)
     else:
@@ -67,20 +72,13 @@ def settings(config: RunConfig) -> dict[str, Any]:
     return {name: plain[name] for name in ("seed", "environment", "evaluation", "rollout")}
 
 
-def check_out(out: Path) -> None:
+def check_out(out: Path, *, overwrite: bool = False) -> None:
     """Check that results can be written before anything starts, and make the folder they go to.
 
     Raises:
-        ConfigError: it is a directory, cannot be written, or would be deleted with a Ray job.
+        ConfigError: as `check_output_file`, or the file would be deleted with a Ray job.
     """
     if in_ray_job() and not out.is_absolute():
         rule = "must be an absolute path under a Ray job (the uploaded working directory is deleted with the job)"
         raise ConfigError("--out", rule, str(out), "Give a path on storage that outlives the job.")
-    if out.is_dir():
-        raise ConfigError("--out", "must be a file", str(out), f"Give {out / 'results.json'}, say.")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError("--out", f"must be writable ({error.strerror})", str(out), "Choose another path.") from None
-    if not os.access(out.parent, os.W_OK | os.X_OK):
-        raise ConfigError("--out", f"must be writable ({out.parent} is not)", str(out), "Choose another path.")
+    check_output_file("--out", out, overwrite=overwrite)

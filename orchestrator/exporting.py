@@ -19,7 +19,8 @@ def export(run_dir: Path, output: Path) -> Path:
     if not (run_dir / "config.yaml").is_file():
         raise ConfigError("RUN", "must be a run directory", str(run_dir), "It holds config.yaml and checkpoints/.")
     if output.exists():
-        raise ConfigError("--output", "must not exist yet: nothing is overwritten", str(output), "Choose another.")
+        fix = "Remove it, or choose another name with --output."
+        raise ConfigError("--output", "must not exist yet: nothing is overwritten", str(output), fix)
     source = run_dir / "final"
     if not source.is_dir():
         newest = checkpoints.latest(run_dir)

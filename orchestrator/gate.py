@@ -10,7 +10,7 @@ from configs.run import RunConfig
 from orchestrator.evaluation import mean
 from orchestrator.parcel import Parcel
 from orchestrator.run_directory import write_atomic
-from orchestrator.trial_rollouts import trial_rollouts
+from orchestrator.trial_rollouts import at_most, trial_rollouts
 from orchestrator.workers import Workers
 from rejuvenation.diagnostics.passes import pass_at_k
 
@@ -51,7 +51,8 @@ def pass_gate(config: RunConfig, workers: Workers, repaired: Parcel, run_dir: Pa
     The decision is written to gate.json; a resumed run takes it from there.
 
     Args:
-        config: of the run; `rejuvenation.gate_prompts` training tasks, each sampled `evaluation.samples` times.
+        config: of the run; `rejuvenation.gate_prompts` training tasks (or all, where there are fewer), each sampled
+            `evaluation.samples` times.
         workers: with engines.
         repaired: the rejuvenated checkpoint.
         run_dir: of the run.
@@ -65,9 +66,10 @@ def pass_gate(config: RunConfig, workers: Workers, repaired: Parcel, run_dir: Pa
         if decision.kept == "rejuvenated":
             return repaired, decision
         return replace(workers.read(config.model.sft), report=repaired.report), decision
-    after = measure(config, workers, repaired)
+    prompts = at_most(config, config.rejuvenation.gate_prompts)
+    after = measure(config, workers, repaired, prompts)
     sft = workers.read(config.model.sft)
-    decision = decide(measure(config, workers, sft), after, config.evaluation.k, config.rejuvenation.gate_prompts)
+    decision = decide(measure(config, workers, sft, prompts), after, config.evaluation.k, prompts)
     write_atomic(file, json.dumps(asdict(decision), indent=1) + "\n")
     return (repaired if decision.kept == "rejuvenated" else replace(sft, report=repaired.report)), decision
 
@@ -90,14 +92,14 @@ def decide(sft: Measured, rejuvenated: Measured, k: int, prompts: int) -> Decisi
     return Decision(kept, sentence, sft, rejuvenated)
 
 
-def measure(config: RunConfig, workers: Workers, parcel: Parcel) -> Measured:
-    """Sample a checkpoint on training tasks that are drawn by the run's seed; both checkpoints get the same seeds."""
+def measure(config: RunConfig, workers: Workers, parcel: Parcel, prompts: int) -> Measured:
+    """Sample a checkpoint on `prompts` training tasks drawn by the run's seed; both checkpoints get the same seeds."""
     samples, k = config.evaluation.samples, config.evaluation.k
     found = trial_rollouts(
         config,
         workers,
         parcel.handles,
-        prompts=config.rejuvenation.gate_prompts,
+        prompts=prompts,
         samples=samples,
         temperature=config.evaluation.temperature,
         purpose="gate",

@@ -6,9 +6,11 @@ import itertools
 import json
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from configs.auto import AUTO
 from configs.checkpoint import is_hub_name
 from configs.environment import EnvironmentConfig
 from configs.errors import ConfigError
@@ -20,13 +22,31 @@ from orchestrator.tool_forms import with_tool_form
 from orchestrator.transport import Transport, publish
 
 
+class Request(NamedTuple):
+    """What neurons are scored for."""
+
+    model: ModelConfig
+    rejuvenation: RejuvenationConfig
+    environment: EnvironmentConfig
+    seed: int
+
+    def leads_to(self, settled: Request) -> bool:
+        """Whether the other is this one with numbers where this has `auto`: reset sets made for it then hold.
+
+        Workers are reused by one run after the other, and a run may fail between its choice and its repair.
+        """
+        ours = self.rejuvenation
+        chosen = {name: getattr(settled.rejuvenation, name) for name in ("alpha", "rho") if getattr(ours, name) == AUTO}
+        return self._replace(rejuvenation=replace(ours, **chosen)) == settled
+
+
 class RejuvenationWorker:
     """Transforms or reads a checkpoint where it lies; constructible without Ray."""
 
     def __init__(self, transport: Transport, bucket_bytes: int) -> None:
         self.transport = transport
         self.bucket_bytes = bucket_bytes
-        self._candidates: tuple[Any, Any] | None = None
+        self._tried: tuple[Request, Any] | None = None  # the candidates, with what they were made from
 
     def files(self, model: ModelConfig) -> dict[str, bytes]:
         """Config and tokenizer of the policy: those of the checkpoint whose weights (or their repair) RL starts from.
@@ -49,7 +69,7 @@ class RejuvenationWorker:
 
         `choice`: how alpha or rho was chosen, for the report.
         """
-        candidates, self._candidates = self._candidates, None
+        tried, self._tried = self._tried, None
         report: dict[str, Any] = {}
         if model.start == "rejuvenated":
             base, sft = resolve(model.base), resolve(model.sft)
@@ -60,7 +80,9 @@ class RejuvenationWorker:
 
                 found = calibration(rejuvenation, environment, sft)
                 chosen = None if choice is None else Choice.from_json(choice)
-                scored = candidates[1].scored if candidates is not None and chosen is not None else None
+                scored, now = None, Request(model, rejuvenation, environment, seed)
+                if tried is not None and chosen is not None and tried[0].leads_to(now):
+                    scored = tried[1].scored
                 transform(base, sft, output, rejuvenation, **found, choice=chosen, scored=scored, seed=seed)
             report = read_report(output)
         else:
@@ -81,12 +103,12 @@ class RejuvenationWorker:
         Returns:
             Handles of its buckets, and the share of all neurons that it resets.
         """
-        asked = (model, rejuvenation, environment, seed)
-        if self._candidates is None or self._candidates[0] != asked:
-            self._candidates = None
+        asked = Request(model, rejuvenation, environment, seed)
+        if self._tried is None or self._tried[0] != asked:
+            self._tried = None
             base, sft = resolve(model.base), resolve(model.sft)
-            self._candidates = (asked, scored_candidates(rejuvenation, environment, base, sft, seed))
-        candidates = self._candidates[1]
+            self._tried = (asked, scored_candidates(rejuvenation, environment, base, sft, seed))
+        candidates = self._tried[1]
         named = candidates.weights(alpha, rho).items()
         return publish(self.transport, named, self.bucket_bytes, version=0), candidates.reset_ratio(rho)
 

@@ -43,7 +43,7 @@ def trial_rollouts(
         config: of the run.
         workers: with engines, which then hold these weights.
         handles: of the checkpoint's buckets.
-        prompts: training tasks.
+        prompts: training tasks; no more than there are (`at_most`), as none is to count twice.
         samples: episodes of each.
         temperature: of sampling.
         purpose: what it is for (`gate`, say): another purpose draws other tasks. Errors name it.
@@ -54,6 +54,7 @@ def trial_rollouts(
     workers.deliver(list(handles), 0)
     workers.reset_prefix_cache()
     order = TaskOrder.of(replace(config, seed=derive(config.seed, purpose)))
+    assert order.num_tasks is None or prompts <= order.num_tasks, (prompts, order.num_tasks)
     jobs = [
         EpisodeJob(group, sample, order.index(group), derive(config.seed, purpose, group, sample))
         for group in range(prompts)
@@ -72,3 +73,9 @@ def trial_rollouts(
         solved[trajectory.group] += succeeded(trajectory)
     logprobs = [lp for t in trajectories for lp, mask in zip(t.rollout_logprobs, t.loss_mask, strict=True) if mask]
     return TrialRollouts(solved, -mean(logprobs), len(failed))
+
+
+def at_most(config: RunConfig, prompts: int) -> int:
+    """As many of `prompts` training tasks as the environment has."""
+    order = TaskOrder.of(config)
+    return prompts if order.num_tasks is None else min(prompts, order.num_tasks)

@@ -15,6 +15,7 @@ from configs.diagnosis import DIAGNOSTICS, DiagnosisConfig
 from configs.errors import ConfigError
 from configs.fusion import FUSIONS, FusionConfig
 from configs.loader import load_section
+from configs.output_file import OVERWRITE_HELP, check_output_file
 from configs.rejuvenation import (
     CRITERIA,
     DEVICE_MAPS,
@@ -272,6 +273,7 @@ def diagnose(
     ] = None,
     only: Annotated[str, typer.Option(help=f"Comma-separated: {', '.join(DIAGNOSTICS)}.")] = "all",
     out: Annotated[Path | None, typer.Option(help="JSON file to write everything to.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help=OVERWRITE_HELP)] = False,
     pairs: Annotated[int, typer.Option(help="Calibration pairs used.")] = MEASURED.calibration_pairs,
     num_prompts: Annotated[int, typer.Option(help="Prompts sampled from.")] = MEASURED.prompts,
     samples: Annotated[int, typer.Option(help="Rollouts per prompt.")] = MEASURED.samples,
@@ -310,8 +312,8 @@ def diagnose(
     check_checkpoint(base, "--base")
     for directory in sft:
         check_checkpoint(directory, "--sft")
-    if out is not None and (out.is_dir() or not out.resolve().parent.is_dir()):
-        raise ConfigError("--out", "must name a file in an existing directory", str(out), "Check the path.")
+    if out is not None:
+        check_output_file("--out", out, overwrite=overwrite)
     from rejuvenation.diagnostics.asked import Asked, save
 
     asked = Asked.of(sft[0], calibration, prompts, answer_marker)

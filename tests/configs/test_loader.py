@@ -93,3 +93,27 @@ def test_wrappers_of_the_environment_are_read_from_an_override():
     wrapper = "{id: gymnasium.wrappers:TimeLimit, kwargs: {max_episode_steps: 4}}"
     config = load(["configs/math_toy.yaml"], [f"environment.wrappers=[{wrapper}]"])
     assert config.environment.wrappers == [WrapperConfig("gymnasium.wrappers:TimeLimit", {"max_episode_steps": 4})]
+
+
+def test_a_layer_replaces_keyword_arguments_of_another_kind(tmp_path):
+    (tmp_path / "a.yaml").write_text("environment: {kwargs: {tools: [a], user: {name: b, limit: 3}, seed: 1}}\n")
+    overrides = ["environment.kwargs.tools.search=true", "environment.kwargs.user.limit=4"]
+    config = load(["configs/math_toy.yaml", tmp_path / "a.yaml"], overrides)
+    assert config.environment.kwargs["tools"] == {"search": True}
+    assert config.environment.kwargs["user"] == {"name": "b", "limit": 4}, "mappings are merged"
+    config = load(["configs/math_toy.yaml", tmp_path / "a.yaml"], ["environment.kwargs.user=[1]"])
+    assert (config.environment.kwargs["user"], config.environment.kwargs["seed"]) == ([1], 1)
+
+
+def test_one_value_may_stand_for_another(tmp_path):
+    (tmp_path / "a.yaml").write_text("evaluation: {sets: [{name: a, kwargs: '${environment.kwargs}'}]}\n")
+    config = load(["configs/math_toy.yaml", tmp_path / "a.yaml"], ["model.sft=${model.base}"])
+    assert config.evaluation.sets[0].kwargs == config.environment.kwargs != {}
+    assert config.model.sft == config.model.base
+
+
+def test_value_still_to_be_given_leaves_the_one_below_it(tmp_path):
+    (tmp_path / "a.yaml").write_text("model: {base: '???'}\nsft: {save_steps: [1]}\n")
+    config = load(["configs/math_toy.yaml", tmp_path / "a.yaml"])
+    assert config.model.base == load(["configs/math_toy.yaml"]).model.base
+    assert load(["configs/math_toy.yaml", tmp_path / "a.yaml"], ["sft.save_steps=null"]).sft.save_steps is None

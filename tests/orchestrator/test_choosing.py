@@ -2,6 +2,7 @@
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -109,19 +110,38 @@ def test_candidates_that_are_published_are_the_checkpoints_that_would_be_written
     for alpha, rho in ((1.0, 0.0), (0.4, 0.01)):
         handles, reset_ratio = worker.candidate(toy[0], auto, toy[1], 5, alpha, rho)
         published = {n: t for bucket in receive(worker.transport, handles, 1.0) for n, t in bucket}
-        numbers = run_config(
-            f"rejuvenation.alpha={alpha}", f"rejuvenation.rho={rho}", "rejuvenation.calibration_pairs=4"
-        )
+        numbers = replace(auto, alpha=alpha, rho=rho)  # as `choose_repair` settles them
         output = str(tmp_path / f"{alpha}")
         fresh = RejuvenationWorker(InProcessTransport(), 1 << 20)
-        parcel = fresh.prepare(toy[0], numbers.rejuvenation, toy[1], output, 5)
+        parcel = fresh.prepare(toy[0], numbers, toy[1], output, 5)
         assert parcel.report["effective_ratio"] == pytest.approx(reset_ratio)
         assert parcel.report["choice"] is None
         for name, tensor in read_tensors(output):
             assert torch.equal(published[name], tensor), name
         trial = Trial(alpha, rho, reset_ratio, 0.5, 0.1, None, None, None, None, None, None, good_enough=True)
         choice = Choice(alpha, rho, "so", "as told", "nothing", 4, [trial]).to_json()
-        again = worker.prepare(toy[0], numbers.rejuvenation, toy[1], f"{output}-again", 5, choice)
+        again = worker.prepare(toy[0], numbers, toy[1], f"{output}-again", 5, choice)
         differing = {name for name in parcel.report if parcel.report[name] != again.report[name]}
         assert differing == {"choice", "seconds"}, "reset sets of the candidates are taken, not scored again"
         assert "attribution" not in again.report["seconds"]
+
+
+@pytest.mark.parametrize("differs", ["seed", "environment", "model", "calibration"])
+def test_candidates_of_a_run_that_failed_are_not_those_of_the_next(tmp_path: Path, toy: tuple, differs: str) -> None:
+    worker = RejuvenationWorker(InProcessTransport(), 1 << 20)
+    model, environment = toy
+    pairs = "rejuvenation.calibration_pairs=4"
+    auto = run_config(*AUTO, pairs, "rejuvenation.target_tokens=2").rejuvenation
+    worker.candidate(model, auto, environment, 5, 0.4, 0.01)  # and its run ends here
+    seed = 6 if differs == "seed" else 5
+    if differs == "environment":
+        environment = EnvironmentConfig(environment.id, {"seed": 1})
+    if differs == "model":
+        model = ModelConfig("examples/toy/math/base", "examples/toy/math/base", "rejuvenated")
+    tokens = 3 if differs == "calibration" else 2
+    numbers = ["rejuvenation.alpha=0.4", "rejuvenation.rho=0.01", f"rejuvenation.target_tokens={tokens}"]
+    settled = replace(run_config(*numbers, pairs).rejuvenation, auto=auto.auto)
+    trial = Trial(0.4, 0.01, 0.2, 0.5, 0.1, None, None, None, None, None, None, good_enough=True)
+    choice = Choice(0.4, 0.01, "so", "as told", "nothing", 4, [trial]).to_json()
+    parcel = worker.prepare(model, settled, environment, str(tmp_path / "out"), seed, choice)
+    assert "attribution" in parcel.report["seconds"], "neurons are scored for this run"

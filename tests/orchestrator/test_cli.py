@@ -42,6 +42,7 @@ def pair(tmp_path_factory):
         (folder / name / "model.safetensors").write_bytes(b"")
     (folder / "bad.yaml").write_text("learner: {lr: [}\n")
     (folder / "list.yaml").write_text("- 1\n- 2\n")
+    (folder / "kwargs.yaml").write_text("evaluation:\n  sets:\n    - {name: a, kwargs: [1]}\n")
     (folder / "taken").mkdir()
     (folder / "taken" / "thesis.txt").write_text("precious")
     return folder
@@ -61,8 +62,6 @@ ERRORS = {
     "inline with two ranks": (["launcher=inline", "learner.ranks=2"], "launcher", "one learner rank", "ranks=2", "to 1"),
     "override without =": (["{dir}/nothing.yaml"], "config file", "must be a readable file", "nothing.yaml", "Check"),
     "broken yaml": (["{dir}/bad.yaml"], "config file", "must be valid YAML; line", "bad.yaml", "Check indentation"),
-    "value that no config can hold": (["environment.kwargs.x=2001-01-01"], "environment.kwargs.x", "must hold texts, numbers", "'2001-01-01'", "Quote it"),
-    "broken interpolation": (["model.sft=${{"], "model.sft", "cannot be read", "'${'", "for a text with ${ in it"),
     "yaml without mapping": (["{dir}/list.yaml"], "config file", "must hold a mapping", "list.yaml", "Start it"),
     "missing checkpoint": (["model.base={dir}/no"], "model.base", "must be an existing directory", "/no'", "Hugging"),
     "no checkpoint": (["model.sft={dir}/empty"], "model.sft", "must hold a config.json", "/empty'", "Hugging Face"),
@@ -99,7 +98,28 @@ ERRORS = {
     "argument that a set's environment refuses": (["evaluation.sets=[{{name: a, environment: rejuvenate/Lookup-v0, kwargs: {{hops_max: 0}}}}]"], "evaluation.sets.a.kwargs.hops_max", "must lie in", "0", "Set it"),
     "missing data of a set": (["evaluation.sets=[{{name: a, environment: envs.question_answer:QuestionAnswerEnv, kwargs: {{path: {dir}/no.jsonl}}}}]"], "evaluation.sets.a.kwargs.path", "must be a file", "/no.jsonl'", "JSONL"),
     "wrapper of a set": (["evaluation.sets=[{{name: a, wrappers: [{{id: gymnasium.wrappers:TimeLimt}}]}}]"], "evaluation.sets.a.wrappers.id", "names nothing", "'TimeLimt'", "Did you mean 'TimeLimit'?"),
-    "null where a value is needed": (["learner.lr=null"], "learner.lr", "must be of type float", "'None'", "docstring"),
+    "null where a value is needed": (["learner.lr=null"], "learner.lr", "must be of type float", "None", "`lr: NUMBER`"),
+    "list for keyword arguments": (["environment.kwargs=[1]"], "environment.kwargs", "must be a mapping", "[1]", "`kwargs: {NAME: VALUE}`"),
+    "list for keyword arguments of a set": (["evaluation.sets=[{{name: a, kwargs: [1]}}]"], "evaluation.sets[0].kwargs", "must be a mapping", "[1]", "`kwargs: {NAME: VALUE}`"),
+    "the same in a file": (["{dir}/kwargs.yaml"], "evaluation.sets[0].kwargs", "must be a mapping", "[1]", "`kwargs: {NAME: VALUE}`"),
+    "number for keyword arguments of a set": (["evaluation.sets=[{{name: a, kwargs: 5}}]"], "evaluation.sets[0].kwargs", "must be a mapping", "5", "`kwargs: {NAME: VALUE}`"),
+    "list for keyword arguments of a wrapper": (["environment.wrappers=[{{id: a, kwargs: [1]}}]"], "environment.wrappers[0].kwargs", "must be a mapping", "[1]", "`kwargs: {NAME: VALUE}`"),
+    "mapping for wrappers": (["environment.wrappers={{id: a}}"], "environment.wrappers", "must be a list", "{'id': 'a'}", "`wrappers: [{id: TEXT, ...}, ...]`"),
+    "text for a wrapper": (["environment.wrappers=[a]"], "environment.wrappers[0]", "must be a section", "'a'", "id, kwargs"),
+    "mapping for steps": (["rejuvenation.steps={{a: 1}}"], "rejuvenation.steps", "must be a list", "{'a': 1}", "`steps: [TEXT, ...]`"),
+    "text for steps": (["rejuvenation.steps=fusion.linear"], "rejuvenation.steps", "must be a list", "'fusion.linear'", "`steps: [TEXT, ...]`"),
+    "list for a limit of memory": (["rejuvenation.max_memory=[1]"], "rejuvenation.max_memory", "must be a mapping", "[1]", "`max_memory: {NAME: TEXT}`"),
+    "number for a key": (["rejuvenation.max_memory={{0: 7GB}}"], "rejuvenation.max_memory", "must have texts as keys", "{0: '7GB'}", "Quote the key: '0'"),
+    "mapping for alphas": (["rejuvenation.auto.alphas={{a: 1}}"], "rejuvenation.auto.alphas", "must be a list", "{'a': 1}", "`alphas: [NUMBER, ...]`"),
+    "list for an alpha": (["rejuvenation.auto.alphas=[[0.1]]"], "rejuvenation.auto.alphas[0]", "must be of type float", "[0.1]", "NUMBER"),
+    "list for a section": (["rejuvenation.auto=[1]"], "rejuvenation.auto", "must be a section", "[1]", "by name: alphas, rhos"),
+    "list for a number": (["learner.lr=[1]"], "learner.lr", "must be of type float", "[1]", "`lr: NUMBER`"),
+    "list for a text": (["run_dir=[1]"], "run_dir", "must be a text", "[1]", "`run_dir: TEXT`"),
+    "text for a switch": (["rejuvenation.gate=maybe"], "rejuvenation.gate", "must be of type bool", "'maybe'", "docstring"),
+    "two overrides that do not fit": (["environment.kwargs=[1]", "environment.kwargs.seed=2"], "environment.kwargs", "must be a mapping", "[1]", "`kwargs: {NAME: VALUE}`"),
+    "date that YAML makes": (["environment.kwargs.until=2020-01-01"], "environment.kwargs.until", "must be a text, a number", "date(2020, 1, 1)", "quotes"),
+    "broken interpolation": (["learner.lr=${{"], "learner.lr", "cannot be read", "'${'", "for a text with ${ in it"),
+    "interpolation of nothing": (["learner.lr=${{learner.rate}}"], "learner.lr", "cannot be read: Interpolation key 'learner.rate' not found", "'${learner.rate}'", "docstring"),
 }  # fmt: skip
 
 
@@ -137,7 +157,8 @@ EVAL_ERRORS = {
     "missing suite": (["{sft}", "configs/suites/math_toi.yaml"], "config file", "must be a readable file", "math_toi.yaml", "Did you mean configs/suites/math_toy.yaml?"),
     "doubled set": (["{sft}", SUITE, "evaluation.sets=[{{name: a}},{{name: a}}]"], "evaluation.sets", "distinct", "['a', 'a']", "Rename"),
     "more tasks than there are": (["{sft}", "evaluation.sets=[{{name: a, environment: envs.question_answer:QuestionAnswerEnv, kwargs: {{path: {dir}/two.jsonl}}}}]"], "evaluation.sets.a.tasks", "must be <= 2", "100", "Set it to 2"),
-    "results into a directory": (["{sft}", SUITE, "--out", "{dir}"], "--out", "must be a file", "checkpoints", "results.json"),
+    "results into a directory": (["{sft}", SUITE, "--out", "{dir}"], "--out", "must be a file", "checkpoints", "Name a file"),
+    "results that exist": (["{sft}", SUITE, "--out", "{dir}/two.jsonl"], "--out", "must not exist yet: nothing is overwritten", "/two.jsonl'", "add --overwrite"),
     "results below a file": (["{sft}", SUITE, "--out", "{dir}/bad.yaml/x.json"], "--out", "must be writable", "/x.json'", "another path"),
 }  # fmt: skip
 
@@ -208,8 +229,28 @@ def test_compare_prints_one_table_of_results_and_plots_them(capsys, monkeypatch,
     assert sum(line.startswith("sft ") and ".800" in line for line in lines) == 2
     assert plot.is_file()
     write(Evaluation(0, sets[:1]), tmp_path / "other.json")
-    code, _, err = call(capsys, monkeypatch, "compare", files[0], tmp_path / "other.json", "--output", plot)
+    code, _, err = call(capsys, monkeypatch, "compare", files[0], tmp_path / "other.json")
     assert (code, "must be evaluated on the same task sets as base (heldout, longer)" in err) == (2, True)
+
+
+def test_plot_of_a_comparison_overwrites_nothing(capsys, monkeypatch, tmp_path):
+    from orchestrator.evaluation import Evaluation, SetResult, write
+
+    for name in ("base", "sft"):
+        write(Evaluation(0, [SetResult("a", "id", 2, [1.0], [2], 2, 0.1, 0.0)]), tmp_path / f"{name}.json")
+    (tmp_path / "mine.png").write_text("precious")
+    monkeypatch.chdir(tmp_path)
+    for expected in ("compare-base-sft.png", "compare-base-sft-2.png"):
+        code, out, _ = call(capsys, monkeypatch, "compare", "base.json", "sft.json")
+        assert (code, out.splitlines()[-1]) == (0, f"curves: {expected}")
+        assert (tmp_path / expected).read_bytes().startswith(b"\x89PNG")
+    code, out, err = call(capsys, monkeypatch, "compare", "base.json", "sft.json", "--output", "mine.png")
+    assert (code, out) == (2, ""), "before anything is printed"
+    assert err.startswith("rejuvenate: --output must not exist yet: nothing is overwritten, got 'mine.png'. Choose")
+    assert (tmp_path / "mine.png").read_text() == "precious"
+    code, _, _ = call(capsys, monkeypatch, "compare", "base.json", "sft.json", "--output", "mine.png", "--overwrite")
+    assert code == 0
+    assert (tmp_path / "mine.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_yaml_file_whose_path_holds_an_equals_sign_is_a_file(tmp_path):

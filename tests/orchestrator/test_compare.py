@@ -70,11 +70,14 @@ def test_runs_that_were_evaluated_otherwise_are_not_compared(changes, message):
         check_same_sets([arm(), arm("b", other)])
 
 
-def test_settings_are_compared_where_both_are_known():
-    def evaluated(name, **setting):
-        known = {"temperature": 1.0, "max_tokens": 8, "environment": {"id": "E", "kwargs": {"path": name}}, **setting}
-        return arm(name, [Evaluation(0, [replace(evaluations()[0].sets[0], setting=known)])])
+def evaluated(name, kwargs=None, wrappers=(), **setting):
+    """An arm whose file says how it was evaluated."""
+    environment = {"id": "E", "kwargs": kwargs or {}, "wrappers": list(wrappers)}
+    known = {"temperature": 1.0, "max_tokens": 8, "environment": environment, **setting}
+    return arm(name, [Evaluation(0, [replace(evaluations()[0].sets[0], setting=known)])])
 
+
+def test_settings_are_compared_where_both_are_known():
     check_same_sets([evaluated("a"), evaluated("b"), arm("old")])
     for other, trait in (
         (evaluated("b", temperature=0.5), "temperature"),
@@ -82,6 +85,47 @@ def test_settings_are_compared_where_both_are_known():
     ):
         with pytest.raises(ConfigError, match=f"must have the {trait} of a on the set heldout"):
             check_same_sets([evaluated("a"), other])
+    for older in ({"id": "E"}, {}):
+        check_same_sets([evaluated("a", {"split": "heldout"}), evaluated("b", environment=older)])
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "wrappers", "message"),
+    [
+        ({"split": "ood", "seed": 1}, [], r"kwargs\.split of a on the set heldout \('heldout'\), got \"b: 'ood'\""),
+        ({"split": "heldout", "seed": 2}, [], r"kwargs\.seed of a on the set heldout \(1\), got 'b: 2'"),
+        ({"split": "heldout"}, [], r"kwargs\.seed of a on the set heldout \(1\), got \"b: 'not given'\""),
+        ({"split": "heldout", "seed": 1}, [{"id": "m:W", "kwargs": {}}], r"wrappers of a .* \(\[\]\), got .*m:W"),
+    ],
+)
+def test_sets_with_other_tasks_are_not_compared(kwargs, wrappers, message):
+    first = evaluated("a", {"split": "heldout", "seed": 1})
+    check_same_sets([first, evaluated("b", {"split": "heldout", "seed": 1})])
+    with pytest.raises(ConfigError, match="must have the " + message):
+        check_same_sets([first, evaluated("b", kwargs, wrappers)])
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "same"),
+    [
+        ("/storage/gsm8k/test.jsonl", "~/data/test.jsonl", True),
+        ("../data/test.jsonl", "data/test.jsonl", True),
+        ("/data/shop/", "/srv/shop", True),
+        ("/data/test.jsonl", "/data/train.jsonl", False),
+        ({"base_url": "http://one:8000/v1"}, {"base_url": "http://two:9000/v1"}, True),
+        (["/usr/bin/python3", "server.py"], ["/opt/bin/python3", "server.py"], True),
+        ("hf:openai/gsm8k", "hf:other/gsm8k", False),
+        ("Answer with yes and/or no.", "Answer with no and/or no.", False),
+        ("Is it 1/2?", "Is it 3/2?", False),
+    ],
+)
+def test_of_a_path_the_last_part_counts(ours, theirs, same):
+    arms = [evaluated("a", {"given": ours}), evaluated("b", {"given": theirs})]
+    if same:
+        check_same_sets(arms)
+    else:
+        with pytest.raises(ConfigError, match=r"must have the kwargs\.given of a"):
+            check_same_sets(arms)
 
 
 def test_a_set_that_was_not_measured_is_compared_by_what_is_known_of_it():

@@ -99,10 +99,35 @@ def test_interrupted_evaluation_has_written_the_sets_before(evaluate, tmp_path):
     assert engines.closed
     assert [s.name for s in read(tmp_path / "out.json").sets] == ["a", "b"]
     assert not json.loads((tmp_path / "out.json").read_text())["complete"]
+    assert not (tmp_path / "logs-of-it").exists(), "nobody was told to look into it"
+
+
+def test_logs_stay_only_where_the_message_points_to_them(evaluate, tmp_path):
+    folder = tmp_path / "logs-of-it"
+    for error in (ConfigError("CHECKPOINT", "must be one", "x", "Give one."), OSError("disk full")):
+        with pytest.raises(type(error)):
+            evaluate(heldout=error)
+        assert not folder.exists()
+    with pytest.raises(ConfigError):
+        evaluate(
+            heldout=ConfigError("CHECKPOINT", f"must be readable ({folder}/logs/worker.log says why)", "x", "Look.")
+        )
+    assert folder.exists()
+
+
+def test_engines_that_do_not_start_leave_their_logs(monkeypatch, evaluate, tmp_path):
+    monkeypatch.setattr(Engines, "read", lambda *_: (_ for _ in ()).throw(RuntimeError("no memory")))
+    with pytest.raises(RuntimeError, match=f"no memory\nlogs: {tmp_path}/logs-of-it/logs"):
+        evaluate()
+    assert (tmp_path / "logs-of-it").exists()
 
 
 def test_file_for_results_is_checked_and_its_folder_made(tmp_path):
     evaluating.check_out(tmp_path / "deep" / "er" / "out.json")
     assert (tmp_path / "deep" / "er").is_dir()
+    (tmp_path / "mine.json").write_text("{}")
+    with pytest.raises(ConfigError, match=r"--out must not exist yet.*add --overwrite"):
+        evaluating.check_out(tmp_path / "mine.json")
+    evaluating.check_out(tmp_path / "mine.json", overwrite=True)
     with pytest.raises(ConfigError, match="--out must be a file"):
         evaluating.check_out(tmp_path)

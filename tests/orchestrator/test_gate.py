@@ -1,6 +1,8 @@
+import json
+
 import pytest
 
-from orchestrator.gate import Measured, decide, measure
+from orchestrator.gate import Measured, decide, measure, pass_gate
 from orchestrator.parcel import Parcel
 from policies.trajectory import Trajectory
 from tests.orchestrator.fakes import run_config
@@ -44,4 +46,45 @@ def test_gate_on_a_broken_environment_is_no_decision(tmp_path) -> None:
             ]
 
     with pytest.raises(RuntimeError, match="of the gate failed, the first one as environment_error: no database"):
-        measure(run_config("environment.id=tests.orchestrator.relay:Relay"), Broken(), Parcel({}, []))
+        measure(run_config("environment.id=tests.orchestrator.relay:Relay"), Broken(), Parcel({}, []), 4)
+
+
+def test_tasks_that_are_few_count_once_each(tmp_path) -> None:
+    class Engines:
+        def __init__(self):
+            self.jobs = []
+
+        def read(self, location):
+            return Parcel({}, ["sft"])
+
+        def deliver(self, handles, version):
+            self.held = handles
+
+        def reset_prefix_cache(self): ...
+
+        def generate(self, jobs, environment, sampling):
+            self.jobs.append(jobs)
+            solved = self.held == ["repaired"]
+            return [Trajectory(job.group, job.sample, {}, reward=float(solved)) for job in jobs]
+
+    data = tmp_path / "tasks.jsonl"
+    data.write_text("".join(json.dumps({"question": f"{n}?", "answer": f"#### {n}"}) + "\n" for n in range(40)))
+    config = run_config(
+        "environment.id=envs.question_answer:QuestionAnswerEnv",
+        f"environment.kwargs={{path: {data}, instruction: ''}}",
+        "rejuvenation.gate_prompts=1000",
+        "evaluation.samples=2",
+        "evaluation.k=2",
+    )
+    engines = Engines()
+    _, decision = pass_gate(config, engines, Parcel({}, ["repaired"]), tmp_path)
+    tasks = {job.task_index for job in engines.jobs[0]}
+    assert [len(jobs) for jobs in engines.jobs] == [2 * len(tasks)] * 2
+    assert 0 < len(tasks) <= 40
+    assert decision.sentence.startswith(
+        f"gate: on {len(tasks)} training prompts pass@2 is 0.000 before and 1.000 after"
+    )
+    few = run_config("rejuvenation.gate_prompts=3", "evaluation.samples=2", "evaluation.k=2")
+    (tmp_path / "few").mkdir()
+    _, decision = pass_gate(few, engines, Parcel({}, ["repaired"]), tmp_path / "few")
+    assert decision.sentence.startswith("gate: on 3 training prompts"), "an environment without an end has enough"

@@ -202,9 +202,13 @@ def test_toy_ladder_on_the_command_line(toy: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*partial"))
 
 
-def test_some_diagnostics_on_the_command_line(toy: Path) -> None:
+def test_some_diagnostics_on_the_command_line(toy: Path, tmp_path: Path) -> None:
     base, over = HERE / "math" / "base", HERE / "math" / "sft_over"
-    shown = run("--base", base, "--sft", over, "--only", "drift, changes")
+    (tmp_path / "old.json").write_text("old")
+    shown = run(
+        "--base", base, "--sft", over, "--only", "drift, changes", "--out", tmp_path / "old.json", "--overwrite"
+    )
+    assert json.loads((tmp_path / "old.json").read_text())["checkpoints"]
     assert "changed in bf16" in shown
     assert "effective rank" not in shown
     assert "no verdict" in shown
@@ -212,15 +216,18 @@ def test_some_diagnostics_on_the_command_line(toy: Path) -> None:
 
 def test_mistakes_are_one_paragraph(tmp_path: Path) -> None:
     base = HERE / "math" / "base"
+    (tmp_path / "mine.json").write_text("precious")
     for arguments, words in (
         (("--only", "entropy,sharp"), "diagnosis.only must be one of"),
-        (("--out", tmp_path), "--out must name a file in an existing directory"),
+        (("--out", tmp_path), "--out must be a file"),
+        (("--out", tmp_path / "mine.json"), "--out must not exist yet: nothing is overwritten"),
         (("--prompts", tmp_path / "none.jsonl"), "--prompts must be an existing JSONL file"),
     ):
         line = ["diagnose", "--base", base, "--sft", base, *arguments]
         result = CliRunner().invoke(cli.app, [str(part) for part in line])
         assert result.exit_code == 2
         assert words in result.stderr
+    assert (tmp_path / "mine.json").read_text() == "precious"
 
 
 def test_seeds_of_the_noise_do_not_touch_the_global_random_state(tmp_path: Path) -> None:

@@ -134,6 +134,9 @@ def test_what_the_machine_refuses_is_one_paragraph_and_exit_code_1(
         (("--fusion", "density=2"), ["rejuvenation.fusion.density", "[0.0, 1.0]", "2.0"]),
         (("--fusion", "density=much"), ["rejuvenation.fusion.density", "float", "much"]),
         (("--fusion", "group_alpha={hands: 1}"), ["rejuvenation.fusion.group_alpha", "hands", "norms"]),
+        (("--auto", "alphas=3"), ["rejuvenation.auto.alphas must be a list, got 3.", "Write `alphas: [NUMBER, ...]`"]),
+        (("--auto", "alphas={a: 1}"), ["rejuvenation.auto.alphas must be a list, got {'a': 1}."]),
+        (("--fusion", "group_alpha=[1]"), ["rejuvenation.fusion.group_alpha must be a mapping, got [1]."]),
         (("--calibration", "nowhere.jsonl"), ["calibration must be an existing JSONL file", "nowhere.jsonl"]),
     ],
 )
