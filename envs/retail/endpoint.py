@@ -90,7 +90,7 @@ class EndpointConfig:
         for name in ("max_tokens", "attempts"):
             bounds.at_least(SECTION, name, getattr(self, name), 1)
         for name in ("timeout_s", "episode_timeout_s"):
-            bounds.above(SECTION, name, getattr(self, name), 0)
+            bounds.seconds(SECTION, name, getattr(self, name))
 
     @property
     def is_served(self) -> bool:
