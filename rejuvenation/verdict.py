@@ -6,6 +6,9 @@ from dataclasses import dataclass
 
 from rejuvenation.report import EntropyReport, Report
 
+LITTLE = 0.1
+"""Share of the entropy taken by SFT below which a repair has given back little."""
+
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
@@ -20,8 +23,8 @@ class Verdict:
 def verdict(report: Report) -> Verdict:
     """Judge a repair by token entropy on the calibration pairs; without pairs nothing is known.
 
-    `good` is an entropy between that of the SFT checkpoint and that of base. Entropy that did not rise, that rose past
-    base, or that SFT had not lowered in the first place, asks for caution.
+    `good` is an entropy between that of the SFT checkpoint and that of base. Entropy that did not rise, or by less than
+    a tenth of what SFT had taken, that rose past base, or that SFT had not lowered in the first place, asks for caution.
     """
     if report.choice is not None and report.choice.needs_no_repair:
         kept = "What was written is the SFT checkpoint, byte for byte; the table of candidates is below."
@@ -59,6 +62,11 @@ def _judged(at_targets: EntropyReport, on_responses: EntropyReport) -> tuple[str
     back = (at_targets.rejuvenated - at_targets.sft) / (at_targets.base - at_targets.sft)
     if back > 1.0:
         return "good", "The repair gave back all the entropy that SFT had taken at target tokens."
+    if back < LITTLE:
+        return (
+            "caution",
+            f"The repair gave back only {percent(back)} of the entropy that SFT had taken at target tokens.",
+        )
     return "good", f"The repair gave back {percent(back)} of the entropy that SFT had taken at target tokens."
 
 

@@ -265,14 +265,14 @@ def test_trajectories_on_disk_are_the_ones_that_were_trained_on(finished):
 def test_environment_written_by_following_the_readme_trains(tmp_path):
     """The README's environment, saved where the README says, run by its command on the shipped toy."""
     readme = Path("README.md").read_text()
-    program = readme.partition("save this as `my_env.py`:\n\n```python\n")[2].partition("```")[0]
+    program = readme.partition("save this as `next_letter.py`:\n\n```python\n")[2].partition("```")[0]
     assert len(program.splitlines()) <= 25
-    (tmp_path / "my_env.py").write_text(program)
+    (tmp_path / "next_letter.py").write_text(program)
     command = readme.partition("```bash\nrejuvenate run configs/tool_toy.yaml ")[2].partition("\n```")[0]
     arguments = [
         argument for argument in shlex.split(command.replace("\\\n", " ")) if not argument.startswith("run_dir=")
     ]
-    assert "environment.id=my_env:NextLetter" in arguments
+    assert "environment.id=next_letter:NextLetter" in arguments
     run_dir = tmp_path / "run"
     small = ["algorithm.steps=2", "algorithm.prompts_per_step=8", "launcher=inline", f"run_dir={run_dir}"]
     result = subprocess.run(

@@ -178,6 +178,7 @@ def test_model_without_the_seven_modules_and_without_a_tokenizer_gets_a_page(rep
     ("at_targets", "on_responses", "tone", "headline"),
     [
         ((0.5, 0.1, 0.2, 0.3), (0.4, 0.1, 0.2, 0.2), "good", "gave back 50 % of the entropy"),
+        ((0.5, 0.1, 0.2, 0.13), (0.4, 0.1, 0.2, 0.12), "caution", "gave back only 7.5 % of the entropy"),
         ((0.5, 0.1, 0.2, 0.6), (0.4, 0.1, 0.2, 0.3), "good", "gave back all the entropy"),
         ((0.1, 0.2, 0.2, 0.3), (0.4, 0.1, 0.2, 0.2), "good", "less certain again"),
         ((0.5, 0.1, 0.2, 0.1), (0.4, 0.1, 0.2, 0.2), "caution", "did not make the model less certain"),
