@@ -25,8 +25,6 @@ STAGES = {
     "write": "fusing, measuring drift, writing, hashing",
 }
 """What the stages of `Report.seconds` do."""
-SHORTEST_S = 0.005
-"""Stages that took less are not shown."""
 SUFFIXES = tuple(charts.CHECKPOINTS)
 
 
@@ -126,7 +124,7 @@ def by_checkpoint(values: dict[str, float]) -> list[tuple[str, dict[str, float]]
 def stages(seconds: dict[str, float]) -> list[tuple[str, str, float]]:
     """Meaning, time and percent of the whole of each stage; what no stage counts comes last."""
     whole = seconds["all"]
-    parts = {STAGES.get(name, name): value for name, value in seconds.items() if name != "all" and value >= SHORTEST_S}
+    parts = {STAGES.get(name, name): value for name, value in seconds.items() if name != "all"}
     parts["start-up, checks and calibration texts"] = max(0.0, whole - sum(parts.values()))
     return [(name, duration(value), 100 * value / whole if whole else 0.0) for name, value in parts.items()]
 

@@ -24,7 +24,7 @@ def verdict(report: Report) -> Verdict:
     """Judge a repair by token entropy on the calibration pairs; without pairs nothing is known.
 
     `good` is an entropy between that of the SFT checkpoint and that of base. Entropy that did not rise, or by less than
-    a tenth of what SFT had taken, that rose past base, or that SFT had not lowered in the first place, asks for caution.
+    `LITTLE` of what SFT had taken, that rose past base, or that SFT had not lowered at all, asks for caution.
     """
     if report.choice is not None and report.choice.needs_no_repair:
         kept = "What was written is the SFT checkpoint, byte for byte; the table of candidates is below."
