@@ -78,7 +78,7 @@ def _hugging_face(path: str, split: str, config: str | None) -> Iterator[tuple[s
     except ImportError as error:
         raise _missing("datasets", path) from error
     try:
-        with quiet("huggingface_hub"):  # it logs every try; what the last one says is raised
+        with quiet_hub():  # what the last try says is raised
             rows = load_dataset(os.path.expanduser(path.removeprefix(HUGGING_FACE)), config, split=split)
     except Exception as error:  # no network, no such dataset, no such split: the library has many errors for it
         rule = f"must name a dataset with a split {split!r} that can be loaded ({error})"
@@ -89,11 +89,11 @@ def _hugging_face(path: str, split: str, config: str | None) -> Iterator[tuple[s
 
 
 @contextlib.contextmanager
-def quiet(name: str) -> Iterator[None]:
-    """Let a library's logger report errors alone."""
+def quiet_hub() -> Iterator[None]:
+    """Let `huggingface_hub` report errors alone, not every try to reach the hub."""
     with contextlib.suppress(ImportError):
-        importlib.import_module(name)  # which sets the level, too
-    logger = logging.getLogger(name)
+        importlib.import_module("huggingface_hub.utils.logging")  # which sets the level, too
+    logger = logging.getLogger("huggingface_hub")
     level = logger.level
     logger.setLevel(logging.ERROR)
     try:

@@ -14,7 +14,7 @@ from configs.errors import ConfigError
 from envs.checker import run_check
 from envs.checkup import Finding
 from envs.raised import Raised
-from envs.records import quiet
+from envs.records import quiet_hub
 from policies.rendering import Renderer, load_renderer
 
 _MOST_TURNS = 4
@@ -28,7 +28,7 @@ def renderer_of(model_dir: Path | None) -> Renderer:
     """
     if model_dir is not None:
         try:
-            with quiet("huggingface_hub"):  # a hub name that is not known there: it logs every try
+            with quiet_hub():  # what the last try says is raised
                 return load_renderer(model_dir)
         except ConfigError:
             raise
