@@ -18,6 +18,7 @@ import gymnasium
 import numpy as np
 
 from envs.conversation import STATUSES, ConversationEnv
+from envs.raised import Raised
 from envs.spaces import is_message
 
 LONGEST_EPISODE = 1000
@@ -34,7 +35,15 @@ def check_environment(env: gymnasium.Env[Any, Any]) -> None:
         ValueError: listing every problem found, one per line.
     """
     played = what_is_played(env)
-    problems = [f"{name}: {problem}" for name, check in CHECKS.items() for problem in problems_of(check, played)]
+    problems: list[str] = []
+    told: set[tuple[str, str, int]] = set()
+    for name, check in CHECKS.items():
+        found, raised = run_check(check, played)
+        if raised is not None and raised.cause in told:
+            found.pop()  # the same exception once more
+        elif raised is not None:
+            told.add(raised.cause)
+        problems += [f"{name}: {problem}" for problem in found]
     if problems:
         raise ValueError(f"{type(env.unwrapped).__name__} cannot be trained on:\n- " + "\n- ".join(problems))
     env.reset(seed=0)
@@ -45,14 +54,26 @@ def what_is_played(env: gymnasium.Env[Any, Any]) -> gymnasium.Env[Any, Any]:
     return env.unwrapped if isinstance(env.unwrapped, ConversationEnv) else env
 
 
-def problems_of(check: Callable[[Any], Iterator[str]], env: Any) -> list[str]:
-    """Run one check; what raises in it is a problem, too."""
+def run_check(check: Callable[[Any], Iterator[str]], env: Any) -> tuple[list[str], Raised | None]:
+    """Run one check.
+
+    Args:
+        check: a generator of problems in words.
+        env: what it is given: the environment, say.
+
+    Returns:
+        The problems; the last one is what was raised, where something was. That once more, where the environment's
+        own code raised it.
+    """
     found: list[str] = []
     try:
         found.extend(check(env))
     except Exception as error:  # the author's code
-        found.append(f"raised {type(error).__name__}: {error}")
-    return found
+        own = getattr(env, "unwrapped", None)
+        raised = Raised.of(error, None if own is None else type(own))
+        found.append(f"raised {raised if raised.by_environment else raised.error}")
+        return found, raised if raised.by_environment else None
+    return found, None
 
 
 def _same_seed_same_episode(env: Any) -> Iterator[str]:

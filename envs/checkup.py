@@ -9,15 +9,16 @@ import io
 import pickle
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gymnasium
 from gymnasium.utils.env_checker import check_env
 
-from envs.checker import CHECKS, play, problems_of, what_is_played
+from envs.checker import CHECKS, play, run_check, what_is_played
+from envs.raised import Raised
 
 Maker = Callable[[], gymnasium.Env[Any, Any]]
 """Makes the environment anew."""
@@ -37,11 +38,15 @@ class Finding:
     """What is wrong, in words; empty where the check passed."""
     note: str = ""
     """A figure or a remark that is no problem."""
+    raised: Raised | None = None
+    """What the environment's code raised and so ended the check; the last problem says it, too."""
+    skipped: bool = False
+    """Whether the check could not be run, for a reason that stands in an earlier finding."""
 
     @property
     def fix(self) -> str:
         """What to do about the problems."""
-        return FIXES.get(self.name, "")
+        return FIXES.get(self.name, "") if self.raised is None else MEND
 
 
 def checkup(make: Maker) -> Iterator[Finding]:
@@ -55,12 +60,25 @@ def checkup(make: Maker) -> Iterator[Finding]:
     """
     yield _gymnasiums_checker(make)
     for name, check in CHECKS.items():
-        env = make()
-        yield Finding(name, tuple(problems_of(check, what_is_played(env))))
+        problems, raised = run_check(check, what_is_played(make()))
+        yield Finding(name, tuple(problems), raised=raised)
     for name, upkeep in UPKEEP.items():
         notes: list[str] = []
-        problems = problems_of(lambda made, run=upkeep, into=notes: run(made, into), make)  # type: ignore[misc]
-        yield Finding(name, tuple(problems), " ".join(notes))
+        problems, raised = run_check(lambda made, run=upkeep, into=notes: run(made, into), make)  # type: ignore[misc]
+        yield Finding(name, tuple(problems), " ".join(notes), raised)
+
+
+def told_once(findings: Iterable[Finding]) -> Iterator[Finding]:
+    """Tell one and the same exception of the environment once; further checks that it ended count as skipped."""
+    told: set[tuple[str, str, int]] = set()
+    for finding in findings:
+        if finding.raised is None:
+            yield finding
+        elif finding.raised.cause in told and len(finding.problems) == 1:
+            yield replace(finding, problems=(), note="", raised=None, skipped=True)
+        else:
+            told.add(finding.raised.cause)
+            yield finding
 
 
 def _gymnasiums_checker(make: Maker) -> Finding:
@@ -72,9 +90,9 @@ def _gymnasiums_checker(make: Maker) -> Finding:
 
     with warnings.catch_warnings(record=True) as caught, redirect_stdout(io.StringIO()):
         warnings.simplefilter("always")
-        problems = problems_of(check, make().unwrapped)
+        problems, raised = run_check(check, make().unwrapped)
     said = [str(warning.message).replace("\x1b[33m", "").replace("\x1b[0m", "") for warning in caught]
-    return Finding("gymnasium's checker", tuple(problems), " ".join(dict.fromkeys(said)))
+    return Finding("gymnasium's checker", tuple(problems), " ".join(dict.fromkeys(said)), raised)
 
 
 def _speed(make: Maker, notes: list[str]) -> Iterator[str]:
@@ -144,6 +162,8 @@ UPKEEP: dict[str, Callable[[Maker, list[str]], Iterator[str]]] = {
 }
 """Name -> check: from what makes the environment to problems in words; remarks go into the list."""
 
+MEND = "Mend what it raises; this check can say nothing before."
+"""What to do about an exception of the environment's code, whichever check meets it."""
 FIXES: dict[str, str] = {
     "gymnasium's checker": "Derive from envs.ConversationEnv or envs.ToolEnv, which satisfy it, or do what it says.",
     "five values": "Return (observation, info) from reset and (observation, reward, terminated, truncated, info) "

@@ -21,6 +21,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import numbers
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -89,8 +90,9 @@ class ConversationEnv(gymnasium.Env[tuple[Message, ...], str]):
         self, *, split: str = "train", seed: int = 0, max_turns: int = 8, render_mode: str | None = None
     ) -> None:
         bounds.one_of(KWARGS, "split", split, SHARES)
-        bounds.at_least(KWARGS, "seed", seed, 0)
-        bounds.at_least(KWARGS, "max_turns", max_turns, 1)
+        for name, value, least in (("seed", seed, 0), ("max_turns", max_turns, 1)):
+            check_integer(name, value, f">= {least}", least)
+            bounds.at_least(KWARGS, name, value, least)
         if render_mode is not None:
             bounds.one_of(KWARGS, "render_mode", render_mode, self.metadata["render_modes"])
         self.split = split
@@ -294,9 +296,16 @@ class ConversationEnv(gymnasium.Env[tuple[Message, ...], str]):
             ) from error
 
 
+def check_integer(name: str, value: object, bound: str, example: int) -> None:
+    """Raise `ConfigError` unless a keyword argument is an integer; `bound` says in words which ones it may be."""
+    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
+        raise ConfigError(KWARGS + name, f"must be an integer {bound}", value, f"Write {name}={example}, say.")
+
+
 def check_range(low_name: str, low: int, high_name: str, high: int, least: int, most: int) -> None:
     """Raise `ConfigError` unless `least <= low <= high <= most`, naming the keyword argument at fault."""
-    bounds.within(KWARGS, low_name, low, least, most)
-    bounds.within(KWARGS, high_name, high, least, most)
+    for name, value in ((low_name, low), (high_name, high)):
+        check_integer(name, value, f"in [{least}, {most}]", least)
+        bounds.within(KWARGS, name, value, least, most)
     if low > high:
         raise ConfigError(KWARGS + low_name, f"must be <= {high_name} ({high})", low, f"Raise {high_name}.")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import functools
+import logging
 import re
 import string
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 from configs import bounds
@@ -22,6 +24,7 @@ INSTRUCTIONS: dict[str, str] = {
     "choice": "Think step by step, then give the letter of the right option on a line of its own after ####.",
 }
 """Form of the answers -> what is put behind every question."""
+_log = logging.getLogger(__name__)
 _CALCULATION = re.compile(r"<<[^<>]*>>")
 
 
@@ -68,6 +71,8 @@ class QuestionAnswerEnv(ConversationEnv):
     ) -> None:
         super().__init__(**kwargs)
         bounds.one_of(KWARGS, "form", form, INSTRUCTIONS)
+        if form == "math":
+            _say_how_it_is_graded()
         if not isinstance(path, str):
             raise ConfigError(KWARGS + "path", "must be a text", path, "Give a file, or hf:OWNER/NAME.")
         fields = (question_field, answer_field) + ((choices_field,) if form == "choice" else ())
@@ -118,6 +123,16 @@ def _answer_of(answer: str) -> str:
     """Return the answer that a row of mathematics gives: the marked one, or the whole text."""
     found = final_answer(answer)
     return answer if found is None else found
+
+
+@functools.cache
+def _say_how_it_is_graded() -> None:
+    """Warn, once in a process, where right answers in another form will count as wrong."""
+    if find_spec("math_verify") is None:
+        _log.warning(
+            "math-verify is not installed: answers that are not equal texts or numbers count as wrong. "
+            "pip install 'rejuvenate-rl[data]'."
+        )
 
 
 @functools.lru_cache(maxsize=8)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,13 +78,28 @@ def _hugging_face(path: str, split: str, config: str | None) -> Iterator[tuple[s
     except ImportError as error:
         raise _missing("datasets", path) from error
     try:
-        rows = load_dataset(os.path.expanduser(path.removeprefix(HUGGING_FACE)), config, split=split)
+        with quiet_hub():  # what the last try says is raised
+            rows = load_dataset(os.path.expanduser(path.removeprefix(HUGGING_FACE)), config, split=split)
     except Exception as error:  # no network, no such dataset, no such split: the library has many errors for it
         rule = f"must name a dataset with a split {split!r} that can be loaded ({error})"
         fix = f"Check the name, and {KWARGS}dataset_split and dataset_config."
         raise ConfigError(KWARGS + "path", rule, path, fix) from error
     for number, record in enumerate(rows, start=1):
         yield f"row {number}", dict(record)
+
+
+@contextlib.contextmanager
+def quiet_hub() -> Iterator[None]:
+    """Let `huggingface_hub` report errors alone, not every try to reach the hub."""
+    with contextlib.suppress(ImportError):
+        importlib.import_module("huggingface_hub.utils.logging")  # which sets the level, too
+    logger = logging.getLogger("huggingface_hub")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _missing(package: str, path: str) -> ConfigError:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 import importlib
 import inspect
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -25,6 +27,15 @@ REGISTRATIONS: dict[str, str] = {
     "rejuvenate/Retail-v0": "envs.retail.environment:RetailEnv",
 }
 """Gymnasium id -> `package.module:Class`."""
+WITHOUT_ID: dict[str, str] = {
+    "envs.question_answer:QuestionAnswerEnv": "questions of a dataset; needs path",
+    "envs.reasoning_gym:ReasoningGymEnv": "tasks of the package reasoning-gym; needs name",
+    "envs.code_tool:CodeToolEnv": "a base for your own: the tool python(code), in a sandbox",
+    "envs.search_tool:SearchToolEnv": "a base for your own: a tool that searches documents",
+    "envs.memory_tool:MemoryToolEnv": "a base for your own: tools that keep notes",
+    "envs.mcp_tools:McpToolEnv": "a base for your own: the tools of an MCP server",
+}
+"""`package.module:Class` of further environments, and what each is for."""
 
 
 def installed() -> dict[str, str]:
@@ -61,7 +72,7 @@ def make(
             keyword it does not take.
     """
     spec = find_spec(environment_id)
-    cls = _load(str(spec.entry_point)) if isinstance(spec.entry_point, str) else spec.entry_point
+    cls = load(str(spec.entry_point)) if isinstance(spec.entry_point, str) else spec.entry_point
     _check_kwargs(cls, kwargs or {}, spec.kwargs)
     around = tuple(_wrapper_spec(wrapper) for wrapper in wrappers)
     spec = replace(spec, additional_wrappers=spec.additional_wrappers + around)
@@ -71,7 +82,7 @@ def make(
 def _wrapper_spec(wrapper: WrapperConfig) -> WrapperSpec:
     """Return a wrapper as gymnasium's registration has it."""
     field = "environment.wrappers.id"
-    cls = _load(wrapper.id, gymnasium.Wrapper, field)
+    cls = load(wrapper.id, gymnasium.Wrapper, field)
     if not (isinstance(cls, type) and issubclass(cls, gymnasium.Wrapper)):
         raise ConfigError(field, "must name a subclass of gymnasium.Wrapper", wrapper.id, f"It is {cls!r}.")
     _check_kwargs(cls, wrapper.kwargs, {"env": None}, f"environment.wrappers.{wrapper.id}.")
@@ -87,7 +98,7 @@ def find_spec(environment_id: str) -> EnvSpec:
         raise _unknown("is not a registered id", environment_id, gymnasium.registry, REGISTRATIONS)
     if name not in vars(_import(module, environment_id)) and name in gymnasium.registry:
         return gymnasium.registry[name]
-    cls = _load(environment_id)
+    cls = load(environment_id)
     if not (isinstance(cls, type) and issubclass(cls, gymnasium.Env)):
         raise ConfigError(
             "environment.id",
@@ -112,14 +123,27 @@ def _import(module: str, environment_id: str, field: str = "environment.id") -> 
         raise ConfigError(field, f"names a module that cannot be imported ({error})", environment_id, fix) from error
 
 
-def _load(entry_point: str, kind: type = gymnasium.Env, field: str = "environment.id") -> Any:
+def load(entry_point: str, kind: type = gymnasium.Env, field: str = "environment.id") -> Any:
     """Return the class that `package.module:Class` names; `kind` is what it should derive from."""
     module_name, _, name = entry_point.partition(":")
     module = _import(module_name, entry_point, field)
     if hasattr(module, name):
         return getattr(module, name)
+    if (inside := _package_inside(module)) is not None:
+        fix = f"Run it inside {inside}/, or pip install -e {inside}."
+        raise ConfigError(field, f"names nothing in the folder {module_name}", name, fix)
     classes = [n for n, value in vars(module).items() if isinstance(value, type) and issubclass(value, kind)]
     raise _unknown(f"names nothing in module {module_name}", name, classes, classes, field)
+
+
+def _package_inside(module: Any) -> str | None:
+    """Return the folder that was taken for a module though the package of its name lies in it; None: it was not."""
+    if getattr(module, "__file__", None) is not None:
+        return None
+    name = module.__name__.rpartition(".")[2]
+    folders = [Path(folder) for folder in getattr(module, "__path__", [])]
+    found = [folder for folder in folders if (folder / name / "__init__.py").is_file()]
+    return os.path.relpath(found[0]) if found else None
 
 
 def _unknown(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,6 +13,8 @@ from configs.errors import ConfigError
 from configs.output_file import OVERWRITE_HELP, check_output_file
 
 if TYPE_CHECKING:
+    import gymnasium
+
     from envs.checkup import Finding
 
 app = typer.Typer(help="Environments: list, check, play in the terminal, or start your own.", no_args_is_help=True)
@@ -37,24 +40,32 @@ def list_environments() -> None:
         typer.echo(f"{environment_id}\n    {entry_point}")
     for environment_id, entry_point in installed().items():
         typer.echo(f"{environment_id}\n    {entry_point} (installed)")
-    typer.echo("package.module:Class\n    any gymnasium.Env, your own or envs.question_answer:QuestionAnswerEnv")
+    from envs.registry import WITHOUT_ID
+
+    for entry_point, what in WITHOUT_ID.items():
+        typer.echo(f"{entry_point}\n    {what}")
+    typer.echo("package.module:Class\n    any gymnasium.Env of your own")
 
 
 @app.command()
 def check(environment: EnvironmentId, kwargs: Kwargs = None, model: Model = None) -> None:
     """Run gymnasium's checker and ours; say of each failure what is wrong and what to do. Exit code 1 on a failure."""
     make = _maker(environment, kwargs, model)
-    make().close()  # what cannot even be made is an error of the arguments
-    from envs.checkup import checkup
+    from itertools import chain
+
+    from envs.checkup import checkup, told_once
+    from orchestrator.environment_pool import close_quietly
     from orchestrator.environment_rendering import renderer_of, rendering_findings
 
-    renderer = renderer_of(model)
-    failed = passed = 0
-    for findings in (checkup(make), rendering_findings(make(), renderer)):
-        for finding in findings:
-            _show(finding)
-            failed, passed = failed + bool(finding.problems), passed + (not finding.problems)
-    typer.echo(f"{environment}: {passed} checks passed, {failed} failed")
+    close_quietly(_made(make, environment))
+    findings = []
+    for finding in told_once(chain(checkup(make), rendering_findings(make(), renderer_of(model)))):
+        _show(finding)
+        findings.append(finding)
+    failed = sum(bool(finding.problems) for finding in findings)
+    skipped = sum(finding.skipped for finding in findings)
+    counted = f"{environment}: {len(findings) - failed - skipped} checks passed, {failed} failed"
+    typer.echo(counted + (f", {skipped} not run" if skipped else ""))
     if failed:
         raise typer.Exit(1)
 
@@ -69,15 +80,16 @@ def play(
     model: Model = None,
 ) -> None:
     """Play the assistant. A line is a turn (a line that ends in a backslash goes on); Ctrl-D or Ctrl-C ends."""
-    env = _maker(environment, kwargs, model)()
+    env = _made(_maker(environment, kwargs, model), environment)
     from orchestrator.environment_play import play_episodes
+    from orchestrator.environment_pool import close_quietly
     from orchestrator.environment_rendering import renderer_of
 
-    renderer = renderer_of(model) if tokens or model else None
     try:
-        play_episodes(env, seed, index, renderer, typer.echo)
+        renderer = renderer_of(model) if tokens or model else None
+        play_episodes(env, environment, seed, index, renderer, typer.echo)
     finally:
-        env.close()
+        close_quietly(env)
 
 
 @app.command()
@@ -121,10 +133,14 @@ def new(
     typer.echo("  python -m pytest\n  pip install -e .   # then the id alone names it, from everywhere")
 
 
-def _maker(environment: str, kwargs: list[str] | None, model: Path | None):  # type: ignore[no-untyped-def]
+def _maker(environment: str, kwargs: list[str] | None, model: Path | None) -> Callable[[], gymnasium.Env[Any, Any]]:
     """What makes the environment that the arguments name; `tool_parser=auto` is the form of the model's template."""
+    from configs.checkpoint import is_hub_name
     from orchestrator.shadowing import prepare_imports
 
+    if model is not None and not model.is_dir() and not is_hub_name(str(model)):
+        fix = "Give a Hugging Face checkpoint directory, or a hub name `organisation/name`."
+        raise ConfigError("--model", "must be an existing directory or a hub name", str(model), fix)
     prepare_imports()
     given = _parse(kwargs or [])
     from envs.registry import make
@@ -137,6 +153,23 @@ def _maker(environment: str, kwargs: list[str] | None, model: Path | None):  # t
 
         given = with_tool_form(EnvironmentConfig(environment, given), renderer_of(model).tool_template).kwargs
     return lambda: make(environment, given)
+
+
+def _made(make: Callable[[], gymnasium.Env[Any, Any]], environment: str) -> gymnasium.Env[Any, Any]:
+    """Make the environment; what its constructor raises is an error of the arguments."""
+    try:
+        return make()
+    except ConfigError:
+        raise
+    except Exception as error:  # the author's code
+        from envs.raised import Raised
+        from envs.registry import find_spec, load
+
+        entry_point = find_spec(environment).entry_point
+        made = load(entry_point) if isinstance(entry_point, str) else entry_point
+        raised = Raised.of(error, made if isinstance(made, type) else None)
+        rule = f"must name an environment that can be made ({raised.error}{raised.place and f' at {raised.place}'})"
+        raise ConfigError("environment.id", rule, environment, "Mend its constructor, or what it is given.") from error
 
 
 def _parse(arguments: list[str]) -> dict[str, Any]:
@@ -157,6 +190,9 @@ def _show(finding: Finding) -> None:
         shown = text if len(text) <= 600 else text[:597] + "..."
         return fill(" ".join(shown.split()), 80, initial_indent="        ", subsequent_indent="        ")
 
+    if finding.skipped:
+        typer.echo(f"not run {finding.name}: see above")
+        return
     typer.echo(f"{'FAILED' if finding.problems else 'passed'}  {finding.name}")
     for problem in finding.problems:
         typer.echo(paragraph(problem))

@@ -67,5 +67,8 @@ def check_name(name: str) -> None:
         raise ConfigError("NAME", "must not be that of a module of Python's own", name, fix)
     known = {(found.name or "").lower().replace("-", "_") for found in distributions()}
     spec = find_spec(name)
-    if name in known or (spec is not None and spec.origin is not None):  # a folder without modules is no package yet
+    if name in known:
         raise ConfigError("NAME", "must not be that of an installed package", name, fix)
+    if spec is not None and spec.origin is not None:  # a folder without modules is no package yet
+        rule = f"must not be that of another module that can be imported ({spec.origin})"
+        raise ConfigError("NAME", rule, name, fix)

@@ -11,17 +11,32 @@ from typing import Any
 import gymnasium
 
 from configs.errors import ConfigError
-from envs.checker import problems_of
+from envs.checker import run_check
 from envs.checkup import Finding
+from envs.raised import Raised
+from envs.records import quiet_hub
 from policies.rendering import Renderer, load_renderer
 
 _MOST_TURNS = 4
 
 
 def renderer_of(model_dir: Path | None) -> Renderer:
-    """Return the renderer of a checkpoint directory, or one with single bytes and a plain template."""
+    """Return the renderer of a checkpoint directory, or one with single bytes and a plain template.
+
+    Raises:
+        ConfigError: the checkpoint has no tokenizer that can be loaded.
+    """
     if model_dir is not None:
-        return load_renderer(model_dir)
+        try:
+            with quiet_hub():  # what the last try says is raised
+                return load_renderer(model_dir)
+        except ConfigError:
+            raise
+        except Exception as error:  # the library has many errors for it
+            reason = " ".join(str(error).split())[:300]
+            fix = "Give a Hugging Face checkpoint directory with its tokenizer."
+            rule = f"must hold a tokenizer that can be loaded ({reason})"
+            raise ConfigError("--model", rule, str(model_dir), fix) from error
     from policies.byte_tokenizer import byte_tokenizer
 
     return Renderer(byte_tokenizer())
@@ -61,22 +76,22 @@ def rendering_findings(env: gymnasium.Env[Any, Any], renderer: Renderer) -> Iter
     episodes: list[PlayedEpisode] = []
     notes: list[str] = []
 
-    def checked(check: Callable[..., Iterator[str]]) -> tuple[str, ...]:
-        return tuple(problems_of(lambda renderer: check(renderer, episodes, notes), renderer))
+    def checked(check: Callable[..., Iterator[str]]) -> tuple[tuple[str, ...], Raised | None]:
+        problems, raised = run_check(lambda renderer: check(renderer, episodes, notes), renderer)
+        return tuple(problems), raised
 
     def played(renderer: Renderer, episodes: list[PlayedEpisode], notes: list[str]) -> Iterator[str]:
         episodes.append(play(env, renderer))
         yield from _rendering(renderer, episodes[0], notes)
 
-    problems = checked(played)
-    note = " ".join(notes)
-    yield Finding("rendering", problems, note)
+    problems, raised = checked(played)
+    yield Finding("rendering", problems, " ".join(notes), raised)
     if not episodes:
-        yield Finding("mask", ("the episode could not be rendered, see above.",))
+        yield Finding("mask", skipped=True)
         return
-    problems = checked(lambda renderer, episodes, notes: _mask(renderer, episodes[0]))
+    problems, raised = checked(lambda renderer, episodes, notes: _mask(renderer, episodes[0]))
     share = sum(episodes[0].loss_mask) / len(episodes[0].loss_mask)
-    yield Finding("mask", problems, f"{share:.0%} of the episode's tokens are trained on.")
+    yield Finding("mask", problems, f"{share:.0%} of the episode's tokens are trained on.", raised)
 
 
 def play(env: gymnasium.Env[Any, Any], renderer: Renderer) -> PlayedEpisode:

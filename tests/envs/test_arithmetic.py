@@ -115,10 +115,18 @@ def test_a_task_that_is_no_problem_is_refused(problem):
         ({"operations_min": 0}, "operations_min"),
         ({"operations_min": 3, "operations_max": 2}, "operations_min"),
         ({"operand_max": 100}, "operand_max"),
+        ({"operations_max": "three"}, "operations_max"),
+        ({"operations_max": 2.5}, "operations_max"),
+        ({"operand_max": True}, "operand_max"),
         ({"split": "ood", "ood_operations_min": 5, "ood_operations_max": 3}, "ood_operations_min"),
     ],
 )
 def test_ranges_are_checked(kwargs, field):
     with pytest.raises(ConfigError) as error:
         ArithmeticEnv(**kwargs)
-    assert error.value.field == f"environment.kwargs.{field}"
+    assert str(error.value).startswith(f"environment.kwargs.{field} must ")
+
+
+def test_a_range_of_another_type_is_named():
+    with pytest.raises(ConfigError, match=r"operations_max must be an integer in \[1, 64\], got 'three'\."):
+        ArithmeticEnv(operations_max="three")

@@ -1,8 +1,10 @@
 import json
+import logging
 import sys
 import warnings
 from decimal import Decimal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from gymnasium.utils.env_checker import check_env
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 
 import envs
 from configs.errors import ConfigError
+from envs import question_answer
 from envs.question_answer import QuestionAnswerEnv
 from envs.verifiers import number_after
 from tests.retail_data import data_folder
@@ -297,3 +300,27 @@ def test_a_hugging_face_dataset_gives_what_json_lines_give(path, tmp_path, monke
     assert found.rows == QuestionAnswerEnv(path=path).rows
     with pytest.raises(ConfigError, match="split 'other' that can be loaded"):
         QuestionAnswerEnv(path=f"hf:{tmp_path / 'data'}", dataset_split="other")
+
+
+def test_mathematics_without_math_verify_warns_once(tmp_path, monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "math_verify", None)
+    question_answer._say_how_it_is_graded.cache_clear()
+    path = write(tmp_path / "rows.jsonl", {"question": "?", "answer": "72"})
+    for form in ("math", "math"):
+        QuestionAnswerEnv(path=path, form=form)
+    question_answer._say_how_it_is_graded.cache_clear()
+    assert [record.getMessage() for record in caplog.records] == [
+        "math-verify is not installed: answers that are not equal texts or numbers count as wrong. "
+        "pip install 'rejuvenate-rl[data]'."
+    ]
+
+
+def test_the_tries_of_the_hub_are_not_logged(monkeypatch, caplog):
+    def load_dataset(*_, **__):
+        logging.getLogger("huggingface_hub.utils._http").warning("Retrying in 1s")
+        raise ConnectionError("no network")
+
+    monkeypatch.setitem(sys.modules, "datasets", SimpleNamespace(load_dataset=load_dataset))
+    with pytest.raises(ConfigError, match="no network"):
+        QuestionAnswerEnv(path="hf:owner/name")
+    assert caplog.records == []

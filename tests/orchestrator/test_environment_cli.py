@@ -1,3 +1,4 @@
+import importlib
 import io
 import json
 import os
@@ -8,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from envs.arithmetic import ArithmeticEnv
+from envs.conversation import ConversationEnv
 from envs.lookup import LookupEnv
+from envs.registry import WITHOUT_ID, load
+from envs.tool_calls import PARSERS
 from tests.orchestrator.test_cli import call
 from tests.pico import make_checkpoint
 
@@ -64,6 +68,12 @@ def test_list_names_what_is_shipped(capsys, monkeypatch):
     code, out, _ = env(capsys, monkeypatch, "list")
     assert code == 0
     assert "rejuvenate/Lookup-v0\n    envs.lookup:LookupEnv\n" in out
+    assert "envs.reasoning_gym:ReasoningGymEnv\n" in out
+
+
+@pytest.mark.parametrize("entry_point", WITHOUT_ID)
+def test_what_is_listed_can_be_imported(entry_point):
+    assert issubclass(load(entry_point), ConversationEnv)
 
 
 @pytest.mark.parametrize("model", [(), ("--model", TOY)])
@@ -89,7 +99,12 @@ def test_check_passes_a_shipped_environment_line_by_line(capsys, monkeypatch, mo
             "rendering",
             ["cannot write the content of message 1 (user)", "Fix:"],
         ),
-        ("Raises", (), "closing", ["raised KeyError: 'broken'"]),
+        (
+            "Raises",
+            (),
+            "gymnasium's checker",
+            ["raised KeyError: 'broken', at tests/orchestrator/test_environment_cli.py:", "in begin Fix: Mend what"],
+        ),
         ("Shares", (), "closing", ["after one environment was closed, another one raised RuntimeError", "Fix: Let"]),
         ("Drifts", (), "pickling", ["a pickled copy plays another episode", "Fix: Keep open files"]),
     ],
@@ -114,6 +129,8 @@ def test_check_explains_a_failure(capsys, monkeypatch, name, options, failed, wo
         (("check", "rejuvenate/Lookup-v0", "x={null: 3}"), "environment.kwargs.x is no argument of LookupEnv"),
         (("check", "rejuvenate/Lookup-v0", "x=${"), "environment.kwargs.x is no argument of LookupEnv"),
         (("check", "rejuvenate/Lookup-v0", "hops_max=0"), "environment.kwargs.hops_max must lie in"),
+        (("check", "rejuvenate/Lookup-v0", "hops_max=x"), "hops_max must be an integer in [1, 25], got 'x'."),
+        (("play", "rejuvenate/Lookup-v0", "seed=x"), "environment.kwargs.seed must be an integer >= 0, got 'x'."),
         (("check", "envs.code_tool:CodeToolEnv", "sandbox=[1]"), "kwargs.sandbox must hold the settings of a sandbox"),
         (("check", "envs.question_answer:QuestionAnswerEnv", "path={a: b}"), "environment.kwargs.path must be a text"),
         (
@@ -126,6 +143,131 @@ def test_wrong_arguments_are_explained(capsys, monkeypatch, arguments, words):
     code, _, err = env(capsys, monkeypatch, *arguments)
     assert code == 2
     assert words in err
+
+
+NO_TOOL = "from envs import ToolEnv\nclass Raises(ToolEnv):\n    pass\n"
+IN_CONSTRUCTOR = """from envs import ConversationEnv
+
+class Raises(ConversationEnv):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        open("/no/such/file")
+"""
+IN_STEP = """from envs import ToolEnv, tool
+
+class Raises(ToolEnv):
+    @tool
+    def look(self) -> str:
+        "Look."
+        return "a"
+    def sample_task(self, rng): return {"n": int(rng.integers(99))}
+    def first_messages(self, task): return "?"
+    def finish(self, text):
+        raise RuntimeError("database is gone")
+"""
+IN_TASK = """from envs import ConversationEnv
+
+class Raises(ConversationEnv):
+    def sample_task(self, rng): return {}["price"]
+"""
+NO_FINISH = IN_STEP[: IN_STEP.index("    def finish")]
+
+
+def author(tmp_path, monkeypatch, text):
+    """Work in a folder with the module `raises.py`."""
+    (tmp_path / "raises.py").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "raises", raising=False)
+
+
+@pytest.mark.parametrize("command", ["check", "play"])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (NO_TOOL, "(ValueError: Raises has no tools: mark at least one method with @tool at raises.py:2)"),
+        (IN_CONSTRUCTOR, "'/no/such/file' at raises.py:6)"),
+        (IN_CONSTRUCTOR.replace('"/no/such/file"', "None"), "not NoneType at raises.py:6)"),
+    ],
+)
+def test_an_environment_that_cannot_be_made_is_one_paragraph(capsys, monkeypatch, tmp_path, command, text, words):
+    author(tmp_path, monkeypatch, text)
+    code, out, err = env(capsys, monkeypatch, command, "raises:Raises")
+    assert (code, out) == (2, "")
+    assert err.startswith("rejuvenate: environment.id must name an environment that can be made (")
+    assert words in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (IN_TASK, "raises:Raises raised KeyError: 'price', in reset, at raises.py:4."),
+        (IN_STEP, "raises:Raises raised RuntimeError: database is gone, in step, at raises.py:11."),
+    ],
+)
+def test_play_says_where_the_environment_raised(capsys, monkeypatch, tmp_path, text, said):
+    author(tmp_path, monkeypatch, text)
+    code, _, err = env(capsys, monkeypatch, "play", "raises:Raises", typed="hello\n")
+    assert code == 1
+    assert err == f"rejuvenate: {said} `rejuvenate env check raises:Raises` tries every method.\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "cause"),
+    [
+        (IN_STEP, "raised RuntimeError: database is gone, at raises.py:11 in finish"),
+        (IN_TASK, "raised KeyError: 'price', at raises.py:4 in sample_task"),
+        (NO_FINISH, "raised NotImplementedError: Raises must define finish(text), at raises.py:3"),
+    ],
+)
+def test_check_tells_one_exception_once(capsys, monkeypatch, tmp_path, text, cause):
+    author(tmp_path, monkeypatch, text)
+    code, out, _ = env(capsys, monkeypatch, "check", "raises:Raises")
+    assert code == 1
+    assert " ".join(out.split()).count(cause) == 1
+    assert out.count("FAILED") == 1
+    assert out.count("Fix: Mend what it raises; this check can say nothing before.") == 1
+    assert "not run closing: see above\n" in out
+    assert "1 failed, " in out.splitlines()[-1]
+    assert out.splitlines()[-1].endswith(" not run")
+
+
+@pytest.mark.parametrize("command", ["check", "play"])
+def test_a_model_that_is_no_directory_is_refused_at_once(capsys, monkeypatch, command):
+    code, out, err = env(capsys, monkeypatch, command, "rejuvenate/Lookup-v0", "--model", "nope")
+    assert (code, out) == (2, "")
+    assert err.startswith("rejuvenate: --model must be an existing directory or a hub name, got 'nope'.")
+
+
+def test_a_model_without_a_tokenizer_is_refused(capsys, monkeypatch, tmp_path):
+    code, _, err = env(capsys, monkeypatch, "check", "rejuvenate/Lookup-v0", "--model", tmp_path)
+    assert code == 2
+    assert "--model must hold a tokenizer that can be loaded (" in err
+
+
+@pytest.mark.parametrize("parser", sorted(PARSERS))
+def test_play_shows_a_call_that_can_be_typed(capsys, monkeypatch, parser):
+    asked = ("play", "rejuvenate/Lookup-v0", f"tool_parser={parser}")
+    _, shown, _ = env(capsys, monkeypatch, *asked)
+    told = shown.partition("--- episode")[0]
+    assert told.startswith("A line is a turn")
+    call = told.partition("call: ")[2].partition("; Ctrl-D")[0] or told.partition(" A call:\n")[2]
+    _, played, _ = env(capsys, monkeypatch, *asked, typed=call.rstrip("\n") + "\n")
+    assert "tool_calls=1" in played
+    assert played.count("A line is a turn") == 1
+
+
+def test_an_empty_line_is_no_turn_in_a_terminal(capsys, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    monkeypatch.setattr(sys, "stdin", Terminal("\n \n0\n"))
+    _, out, _ = call(capsys, monkeypatch, "env", "play", "rejuvenate/Arithmetic-v0")
+    assert "episodes: 1, mean reward 0" in out
+    _, out, _ = env(capsys, monkeypatch, "play", "rejuvenate/Arithmetic-v0", typed="\n\n")
+    assert "episodes: 2, mean reward 0" in out
 
 
 def test_play_shows_messages_answers_rewards_and_the_end(capsys, monkeypatch):
@@ -186,6 +328,23 @@ def python(*arguments, folder, path=()):
         timeout=120,
         check=False,
     )
+
+
+def test_new_names_the_module_that_has_the_name(capsys, monkeypatch, tmp_path):
+    author(tmp_path, monkeypatch, "")
+    code, _, err = env(capsys, monkeypatch, "new", "raises")
+    assert code == 2
+    assert f"must not be that of another module that can be imported ({tmp_path / 'raises.py'})" in err
+
+
+def test_the_folder_above_a_new_package_is_named(capsys, monkeypatch, tmp_path):
+    author(tmp_path, monkeypatch, "")
+    env(capsys, monkeypatch, "new", "my_env")
+    importlib.invalidate_caches()
+    code, _, err = env(capsys, monkeypatch, "check", "my_env:MyEnv-v0")
+    sys.modules.pop("my_env", None)
+    assert code == 2
+    assert "Run it inside my_env/, or pip install -e my_env." in err
 
 
 def test_the_new_package_passes_its_own_test_and_the_check(capsys, monkeypatch, tmp_path):
