@@ -248,7 +248,9 @@ def _draw_set(axis: Any, arms: Sequence[Arm], name: str, curves: bool) -> None:
         bands = [result.interval("greedy") for _, result in results]
         means, low, high = [b.mean for b in bands], [b.low for b in bands], [b.high for b in bands]
         steps = [step for step, _ in results] if curves else [place] * len(results)
-        axis.plot(steps, means, marker="o", markersize=3 if len(steps) > 1 else 6, color=color, label=arm.name)
+        axis.plot(
+            steps, means, marker="o", markersize=3 if len(steps) > 1 else 6, color=color, label=arm.name, clip_on=False
+        )
         if len(steps) > 1:
             axis.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
         else:
