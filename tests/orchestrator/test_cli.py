@@ -265,7 +265,7 @@ def test_without_arguments_there_is_the_help_and_no_error(capsys, monkeypatch):
     for arguments in ([], ["env"]):
         code, out, err = call(capsys, monkeypatch, *arguments)
         assert (code, "rejuvenate: " in err) == (2, False)
-        assert "Usage: rejuvenate" in out + err
+        assert "Usage: " in out + err
 
 
 @pytest.mark.parametrize("command", list(cli.EXAMPLES))
