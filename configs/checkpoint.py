@@ -9,6 +9,7 @@ from typing import Any
 
 from configs.errors import ConfigError
 from configs.model import ModelConfig, ShapeConfig
+from configs.near_path import did_you_mean
 from configs.rejuvenation import RejuvenationConfig
 from configs.user_model import UserModelConfig
 
@@ -52,7 +53,8 @@ def read_config(field: str, location: str) -> dict[str, Any]:
     directory = Path(location)
     fix = "Give a Hugging Face checkpoint directory, or a hub name `organisation/name`."
     if not directory.exists():
-        raise ConfigError(field, "must be an existing directory or a hub name", location, fix)
+        rule = "must be an existing directory or a hub name"
+        raise ConfigError(field, rule, location, did_you_mean(directory, fix))
     if not directory.is_dir():
         raise ConfigError(field, "must be a directory", location, fix)
     try:

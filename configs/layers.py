@@ -8,11 +8,13 @@ from dataclasses import fields, is_dataclass
 from types import NoneType
 from typing import Any, get_args, get_origin, get_type_hints
 
-from configs.errors import ConfigError
+from configs.errors import ConfigError, Shown
 
 MISSING = "???"
 """OmegaConf's value of a field that must still be given."""
 EXAMPLES = {str: "TEXT", int: "NUMBER", float: "NUMBER", bool: "true"}
+MOST_NAMED = 3
+"""Places named where an unknown field may belong to several sections."""
 PLAIN = (str, int, float, bool, bytes, NoneType)
 
 
@@ -56,10 +58,66 @@ def check_keys(layer: Mapping[str, Any], schema: Any, prefix: str) -> None:
     known = [f.name for f in fields(schema)]
     for key, value in layer.items():
         if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            fix = f"Did you mean {prefix}{near[0]}?" if near else f"Known here: {', '.join(known)}."
-            raise ConfigError(f"{prefix}{key}", "must be a known field", value, fix)
+            meant = near_fields(str(key), schema)
+            *others, last = [prefix + path for path in meant] or [""]
+            places = f"{', '.join(others)} or {last}" if others else last
+            fix = f"Did you mean {places}?" if meant else f"Known here: {', '.join(known)}."
+            raise ConfigError(f"{prefix}{key}", "must be a known field", shown(value), fix)
         check_kind(value, hints[key], f"{prefix}{key}")
+
+
+def near_fields(name: str, schema: Any) -> list[str]:
+    """Dotted paths of the fields that an unknown name may mean: called so in a section, else called nearly so."""
+    paths = field_paths(schema)
+    exact = [path for path in paths if path.rpartition(".")[2] == name]
+    if exact:
+        return exact[:MOST_NAMED]
+    for candidates in ([path for path in paths if "." not in path], paths):
+        by_name = {path.rpartition(".")[2]: path for path in reversed(candidates)}
+        near = difflib.get_close_matches(name, by_name, n=1)
+        if near:
+            return [by_name[near[0]]]
+    return []
+
+
+def field_paths(schema: Any, prefix: str = "") -> list[str]:
+    """Dotted paths of all fields of a dataclass and its sections."""
+    paths = []
+    for name, hint in get_type_hints(schema).items():
+        paths.append(prefix + name)
+        if is_dataclass(given_type(hint)):
+            paths += field_paths(given_type(hint), f"{prefix}{name}.")
+    return paths
+
+
+def given_type(hint: Any) -> Any:
+    """TYPE of `TYPE | None`; any other hint as it is."""
+    options = [option for option in get_args(hint) if option is not NoneType]
+    return options[0] if NoneType in get_args(hint) and len(options) == 1 else hint
+
+
+def shown(value: Any) -> Any:
+    """A value as a message shows it: null as YAML writes it."""
+    return Shown("null") if value is None else value
+
+
+def how_to_write(schema: Any, path: str) -> str | None:
+    """How to write the field at a dotted path, by its default: `Write `steps: 30`, say; FILE describes it.`."""
+    owner, name, kind, hint = None, "", None, schema
+    for part in path.replace("]", "").replace("[", ".").split("."):
+        if is_dataclass(hint):
+            owner, name, kind = hint, part, given_type(get_type_hints(hint).get(part))
+            hint = kind
+        else:  # an item of a list or mapping
+            hint = given_type((get_args(hint) or (None,))[-1])
+    if owner is None or kind is None:
+        return None
+    default = next(f.default for f in fields(owner) if f.name == name)
+    if isinstance(default, bool | int | float | str) and default != MISSING:
+        example = f"`{name}: {str(default).lower() if isinstance(default, bool) else default}`, say"
+    else:
+        example = f"`{name}: {_example(kind)}`"
+    return f"Write {example}; {owner.__module__.replace('.', '/')}.py describes it."
 
 
 def check_kind(value: Any, hint: Any, path: str) -> None:
@@ -70,16 +128,14 @@ def check_kind(value: Any, hint: Any, path: str) -> None:
         hint: of a field of a config dataclass, or of an item of it.
         path: of the field, for messages.
     """
-    options = get_args(hint)
-    if NoneType in options:  # TYPE | None
-        if value is None:
-            return
-        (hint,) = (option for option in options if option is not NoneType)
+    if value is None and NoneType in get_args(hint):
+        return
+    hint = given_type(hint)
     items = get_args(hint)
     if is_dataclass(hint):
         if not isinstance(value, Mapping):
             names = ", ".join(f.name for f in fields(hint))
-            raise ConfigError(path, "must be a section", value, f"Give its fields by name: {names}.")
+            raise ConfigError(path, "must be a section", shown(value), f"Give its fields by name: {names}.")
         check_keys(value, hint, f"{path}.")
     elif hint is Any:
         _check_plain(value, path)
@@ -87,19 +143,21 @@ def check_kind(value: Any, hint: Any, path: str) -> None:
         return
     elif get_origin(hint) is list:
         if not isinstance(value, list):
-            raise ConfigError(path, "must be a list", value, _write(path, hint))
+            fix = "Write [] for none." if value is None else _write(path, hint)
+            raise ConfigError(path, "must be a list", shown(value), fix)
         for index, item in enumerate(value):
             check_kind(item, items[0], f"{path}[{index}]")
     elif get_origin(hint) is dict:
         if not isinstance(value, Mapping):
-            raise ConfigError(path, "must be a mapping", value, _write(path, hint))
+            fix = "Write {} for none." if value is None else _write(path, hint)
+            raise ConfigError(path, "must be a mapping", shown(value), fix)
         for key, item in value.items():
             if not isinstance(key, str):
                 raise ConfigError(path, "must have texts as keys", dict(value), f"Quote the key: '{key}'.")
             check_kind(item, items[1], f"{path}.{key}")
     elif value is None or not isinstance(value, PLAIN):
         rule = "must be a text" if hint is str else f"must be of type {hint.__name__}"
-        raise ConfigError(path, rule, value, _write(path, hint))
+        raise ConfigError(path, rule, shown(value), _write(path, hint))
 
 
 def _check_plain(value: Any, path: str) -> None:

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
 from configs.errors import ConfigError
-from configs.layers import check_keys, lay_over, value_at
+from configs.layers import check_keys, how_to_write, lay_over, value_at
 from configs.run import RunConfig
 
 Section = TypeVar("Section")
@@ -97,7 +97,7 @@ def _build(schema: type[Section], plain: dict[str, Any], prefix: str = "") -> Se
             raise ConfigError(field, "must be given", "nothing", fix)
         built: Any = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
-        raise _as_config_error(error, plain, prefix) from None
+        raise _as_config_error(error, schema, plain, prefix) from None
     assert isinstance(built, schema)
     return built
 
@@ -165,7 +165,7 @@ def _as_number(value: Any) -> Any:
     return value
 
 
-def _as_config_error(error: OmegaConfBaseException, plain: Mapping[str, Any], prefix: str) -> ConfigError:
+def _as_config_error(error: OmegaConfBaseException, schema: Any, plain: Mapping[str, Any], prefix: str) -> ConfigError:
     """OmegaConf's error as ours: its first line is the rule, its `full_key` the field, whose value is in `plain`."""
     message = str(error.msg if getattr(error, "msg", None) else error).splitlines()[0]
     field = error.full_key or ""
@@ -173,9 +173,16 @@ def _as_config_error(error: OmegaConfBaseException, plain: Mapping[str, Any], pr
     wanted = re.search(pattern, message, re.IGNORECASE)
     rule = f"must be of type {wanted.group(wanted.lastindex or 0).lower()}" if wanted else f"cannot be read: {message}"
     fix = "See its docstring in configs/ or `rejuvenate plan` for an example."
+    fix = (field and how_to_write(schema, field)) or fix
     if isinstance(error, GrammarParseError):
         fix = r"Write \${ for a text with ${ in it."
-    return ConfigError(prefix + field if field else prefix.rstrip(".") or "config", rule, value_at(plain, field), fix)
+    value = value_at(plain, field)
+    inside = re.match(
+        r"Value '(.*)' of type", message
+    )  # of an item of a list of sections OmegaConf names the key alone
+    if value is None and inside:
+        value = inside.group(1)
+    return ConfigError(prefix + field if field else prefix.rstrip(".") or "config", rule, value, fix)
 
 
 def as_mapping(config: RunConfig) -> dict[str, Any]:

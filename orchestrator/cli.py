@@ -6,7 +6,7 @@ import os
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,6 +25,15 @@ app = typer.Typer(
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
+EXAMPLES = {
+    "run": "configs/math_toy.yaml algorithm.steps=2",
+    "plan": "configs/math_toy.yaml --cluster nodes=1,cpus=16",
+    "eval": "examples/toy/math/sft_over configs/suites/math_toy.yaml",
+    "sft": "configs/math_toy.yaml run_dir=runs/sft",
+    "export": "runs/default",
+    "compare": "runs/one runs/another",
+}
+"""Command -> arguments that it can be called with, shown where one is missing."""
 ConfigArguments = Annotated[
     list[str],
     typer.Argument(metavar="FILE.yaml ... [KEY=VALUE ...]", help="YAML files, merged left to right, then overrides."),
@@ -77,8 +86,9 @@ def run(arguments: ConfigArguments) -> None:
     arm = Arm.read(result.run_dir)
     _print([table([arm]), "", LEGEND])
     plot([arm], result.run_dir / "curves.png")
-    console.say(f"policy: {result.run_dir / 'final'}")
-    console.say(f"curves: {result.run_dir / 'curves.png'}")
+    run_dir = shown(result.run_dir)
+    console.say(f"policy: {run_dir / 'final'}")
+    console.say(f"curves: {run_dir / 'curves.png'}")
 
 
 @app.command()
@@ -180,7 +190,7 @@ def sft(arguments: ConfigArguments) -> None:
 
     console = Console()
     result = fine_tune(config, console)
-    console.say(f"policy: {result.run_dir / 'final'}")
+    console.say(f"policy: {shown(result.run_dir) / 'final'}")
 
 
 @app.command()
@@ -193,7 +203,7 @@ def export(
 
     target = output or run_dir / "export"
     source = export_run(run_dir, target)
-    typer.echo(f"{target} (from {source})")
+    typer.echo(f"{shown(target)} (from {shown(source)})")
 
 
 @app.command()
@@ -206,22 +216,27 @@ def compare(
     ] = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Print one table of several runs on all their task sets, and plot their curves."""
-    from orchestrator.compare import Arm, free_name, plot
+    """Print one table of several runs on all their task sets, and plot them."""
+    from orchestrator.compare import free_name, has_curves, plot, read_arms
     from orchestrator.evaluation_table import LEGEND, table
 
     if output is not None:
         check_output_file("--output", output, overwrite=overwrite)
-    arms = [Arm.read(run_dir) for run_dir in runs]
+    arms = read_arms(runs)
     _print([table(arms), "", LEGEND])
     output = output or free_name(arms)
     plot(arms, output)
-    typer.echo(f"curves: {output}")
+    typer.echo(f"{'curves' if has_curves(arms) else 'plot'}: {output}")
 
 
 app.command()(transform)  # the repair alone, as `python -m rejuvenation` offers it too
 app.command()(diagnose)
 app.add_typer(environment_app, name="env")
+
+
+def shown(path: Path) -> Path:
+    """A path as it is printed: without `..`, which links may make lead elsewhere than it reads."""
+    return path.resolve() if ".." in path.parts else path
 
 
 def _print(parts: list) -> None:
@@ -260,13 +275,25 @@ def main() -> None:
         _stop(str(error), 1)
     except Exception as error:
         if type(error).__module__.startswith(("click", "typer")) and hasattr(error, "format_message"):
-            _stop(error.format_message(), 2)
+            _stop(_usage(error), 2)
         raise
     if code == INTERRUPTED:  # typer turns Ctrl-C into this code without a word
         _stop("interrupted; everything that was started has been ended", INTERRUPTED)
     sys.exit(code)
 
 
+def _usage(error: Any) -> str:
+    """What is wrong with the command line, with an example where an argument is missing; nothing below the help."""
+    if type(error).__name__ == "NoArgsIsHelpError":  # the help has been printed
+        return ""
+    message = str(error.format_message())
+    command = error.ctx.info_name if getattr(error, "ctx", None) else None
+    if type(error).__name__ == "MissingParameter" and command in EXAMPLES:
+        return f"{message} For example: rejuvenate {command} {EXAMPLES[command]}"
+    return message
+
+
 def _stop(message: str, code: int) -> None:
-    typer.echo(f"rejuvenate: {message}", err=True)
+    if message:
+        typer.echo(f"rejuvenate: {message}", err=True)
     sys.exit(code)

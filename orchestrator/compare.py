@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import itertools
+import math
+import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from configs.errors import ConfigError
+from configs.near_path import did_you_mean
 from orchestrator.bootstrap import Interval
 from orchestrator.evaluation import Evaluation, SetResult, mean, read, read_all
 from orchestrator.intervals import paired
@@ -22,6 +25,12 @@ PATH = re.compile(r"(/|~/|\.\.?/).*|\w+://\S+|[^\s:]+/[^\s:]*")
 ABSENT = "not given"
 LONGEST_STEM = 100
 """Characters of the plot's name, without its number."""
+MOST_COLUMNS = 3
+"""Panels of a plot side by side; more go into the next row."""
+PANEL = (4.2, 3.4)
+"""Inches of one panel."""
+LABELS_IN_A_ROW = 40
+"""Characters that fit below a panel side by side; longer names are tilted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +46,11 @@ class Arm:
         """Read a run directory, or the results that `rejuvenate eval --out` wrote.
 
         Raises:
-            ConfigError: it holds no evaluation.
+            ConfigError: it does not exist, or holds no evaluation.
         """
+        if not path.exists():
+            rule = "must be an existing run directory, or a file of `rejuvenate eval --out`"
+            raise ConfigError("RUN", rule, str(path), did_you_mean(path, "Check the path."))
         try:
             evaluations = [read(path)] if path.is_file() else read_all(path) if path.is_dir() else []
         except (ValueError, KeyError, TypeError):  # no JSON, or of something else
@@ -92,6 +104,26 @@ def area(steps: Sequence[int], values: Sequence[float]) -> float:
         return values[-1]
     pieces = [(b - a) * (u + v) / 2 for a, b, u, v in zip(steps, steps[1:], values, values[1:], strict=False)]
     return sum(pieces) / (steps[-1] - steps[0])
+
+
+def read_arms(paths: Sequence[Path]) -> list[Arm]:
+    """Read several arms; where names are equal, as much of the folders above as tells them apart goes before them.
+
+    Raises:
+        ConfigError: as `Arm.read`.
+    """
+    arms = [Arm.read(path) for path in paths]
+    places = [Path(os.path.abspath(path)) for path in paths]
+    parts = [(*p.parent.parts, p.stem if p.is_file() else p.name) for p in places]
+    lengths = [1] * len(arms)
+    for _ in range(max(map(len, parts), default=0)):
+        names = ["/".join(part[-length:]) for part, length in zip(parts, lengths, strict=True)]
+        rivals = [
+            {place for place, other in zip(places, names, strict=True) if other == name} - {own}
+            for own, name in zip(places, names, strict=True)
+        ]
+        lengths = [length + bool(others) for length, others in zip(lengths, rivals, strict=True)]
+    return [replace(arm, name="/".join(p[-length:])) for arm, p, length in zip(arms, parts, lengths, strict=True)]
 
 
 def check_same_sets(arms: Sequence[Arm]) -> None:
@@ -160,40 +192,78 @@ def names_of(sets: Sequence[SetResult]) -> str:
 
 def free_name(arms: Sequence[Arm]) -> Path:
     """The plot's name where none is given: of what it compares, with a number where one of that name exists."""
-    stem = "-".join(["compare", *(arm.name for arm in arms if arm.name)])[:LONGEST_STEM]
+    stem = "-".join(["compare", *(arm.name.replace("/", "-") for arm in arms if arm.name)])[:LONGEST_STEM]
     names = itertools.chain([f"{stem}.png"], (f"{stem}-{n}.png" for n in itertools.count(2)))
     return next(path for path in map(Path, names) if not path.exists())
 
 
+def has_curves(arms: Sequence[Arm]) -> bool:
+    """Whether any arm was evaluated more than once, so that there is a curve to draw."""
+    return any(len(arm.evaluations) > 1 for arm in arms)
+
+
 def plot(arms: Sequence[Arm], output: Path, title: str = "") -> None:
-    """Write the curves as PNG: greedy accuracy per task set with its 95 % interval, and the policy's entropy."""
+    """Write greedy accuracy per task set with its 95 % interval as PNG, and the policy's entropy where it is known.
+
+    Runs give curves over training steps; where every arm was evaluated once, each gives a point.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     names = [s.name for s in arms[0].evaluations[0].sets]
-    columns = len(names) + 1
-    figure, grid = pyplot.subplots(1, columns, figsize=(4.2 * columns, 3.4), layout="constrained", squeeze=False)
-    axes = grid[0]
+    entropies = [[(m["step"], m["rollout_entropy"]) for m in arm.metrics if "rollout_entropy" in m] for arm in arms]
+    panels = len(names) + any(entropies)
+    rows = math.ceil(max(1, panels) / MOST_COLUMNS)
+    columns = math.ceil(max(1, panels) / rows)
+    size = (PANEL[0] * columns, PANEL[1] * rows)
+    figure, grid = pyplot.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
+    axes = list(grid.flat)
+    for axis in axes[panels:]:
+        axis.set_axis_off()
+    curves = has_curves(arms)
     for axis, name in zip(axes, names, strict=False):
-        for arm, color in zip(arms, COLORS * len(arms), strict=False):
-            steps = [step for step, _ in arm.on(name)]
-            bands = [result.interval("greedy") for _, result in arm.on(name)]
-            axis.plot(steps, [b.mean for b in bands], marker="o", markersize=3, color=color, label=arm.name)
-            low, high = [b.low for b in bands], [b.high for b in bands]
-            axis.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
-        axis.set(title=f"greedy accuracy, {name}", xlabel="training step", ylim=(0, None))
+        _draw_set(axis, arms, name, curves)
+    if any(entropies):
+        axis = axes[len(names)]
+        for arm, color, points in zip(arms, itertools.cycle(COLORS), entropies, strict=False):
+            axis.plot([s for s, _ in points], [h for _, h in points], color=color, label=arm.name)
+        axis.set(title="entropy of rollouts (nats per token)", xlabel="training step", ylim=(0, None))
         axis.grid(alpha=0.25)
-    for arm, color in zip(arms, COLORS * len(arms), strict=False):
-        points = [(m["step"], m["rollout_entropy"]) for m in arm.metrics if "rollout_entropy" in m]
-        axes[-1].plot([s for s, _ in points], [h for _, h in points], color=color, label=arm.name)
-    axes[-1].set(title="entropy of rollouts (nats per token)", xlabel="training step", ylim=(0, None))
-    axes[-1].grid(alpha=0.25)
     handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
+    if curves and handles:
+        figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False)
     if title:
         figure.suptitle(title)
     output.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(output, dpi=130)
     pyplot.close(figure)
+
+
+def _draw_set(axis: Any, arms: Sequence[Arm], name: str, curves: bool) -> None:
+    """Greedy accuracy of every arm on a set: its curve and the band of its intervals, or a point with an error bar."""
+    for place, (arm, color) in enumerate(zip(arms, itertools.cycle(COLORS), strict=False)):
+        results = arm.on(name)
+        bands = [result.interval("greedy") for _, result in results]
+        means, low, high = [b.mean for b in bands], [b.low for b in bands], [b.high for b in bands]
+        steps = [step for step, _ in results] if curves else [place] * len(results)
+        axis.plot(
+            steps, means, marker="o", markersize=3 if len(steps) > 1 else 6, color=color, label=arm.name, clip_on=False
+        )
+        if len(steps) > 1:
+            axis.fill_between(steps, low, high, color=color, alpha=0.15, linewidth=0)
+        else:
+            axis.vlines(steps, low, high, color=color, linewidth=1.5)
+    axis.set(title=f"greedy accuracy, {name}", ylim=(0, 1))
+    axis.grid(alpha=0.25)
+    if curves:
+        axis.set_xlabel("training step")
+        return
+    tilted = len(arms) * max(len(arm.name) for arm in arms) > LABELS_IN_A_ROW
+    axis.set_xlim(-0.5, len(arms) - 0.5)
+    axis.set_xticks(range(len(arms)), [arm.name for arm in arms])
+    axis.tick_params("x", rotation=30 if tilted else 0)
+    if tilted:
+        for label in axis.get_xticklabels():
+            label.set(ha="right", rotation_mode="anchor")

@@ -7,7 +7,9 @@ import logging
 import os
 import secrets
 import shutil
+import textwrap
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,8 @@ from orchestrator.workers import Workers
 log = logging.getLogger("rejuvenate")
 
 REPORT_EVERY_S = 30.0
+LINE = 80
+"""Columns of what is said while a run starts."""
 CLOSE_S = 10.0
 """Longest an actor may take to end its engine and remove its temporary files; then it is killed."""
 
@@ -44,6 +48,9 @@ def launch(config: RunConfig, run_dir: Path, *, learners: bool = True, rollouts:
 
 def launch_inline(config: RunConfig, run_dir: Path, learners: bool, rollouts: bool) -> Workers:
     """Everything in this process, for a debugger: one learner rank, one rollout worker."""
+    from policies.zero import DEPRECATED
+
+    warnings.filterwarnings("ignore", DEPRECATED, FutureWarning)  # before any of these imports DeepSpeed or vLLM
     from orchestrator.learning import LearnerWorker
     from orchestrator.rejuvenating import RejuvenationWorker
     from orchestrator.rollout import RolloutWorker
@@ -250,12 +257,13 @@ def start_local_cluster(config: RunConfig, common: dict[str, Any], attempts: int
             return
         except Exception as error:  # Ray raises bare Exception when its processes are late
             ray.shutdown()
+            reason = " ".join(str(error).split())
             if attempt == attempts:
                 raise RuntimeError(
-                    f"Ray did not start on this machine in {attempts} tries: {error} Is the machine under full load, "
-                    "or out of memory or of space in /tmp?"
+                    f"Ray did not start on this machine in {attempts} tries: {reason} Is the machine under full load, "
+                    "or out of memory or of space in /tmp? On one machine, launcher=inline does the same without Ray."
                 ) from error
-            log.warning("Ray did not start (%s); trying again", error)
+            log.warning("%s", textwrap.fill(f"Ray did not start ({reason}); trying again", LINE))
 
 
 def actor_environment(threads: int, gpus: Sequence[str] | None = None) -> dict[str, str]:

@@ -60,7 +60,7 @@ def train(
         step = state.step + 1
         with clock.stage("rollout"):
             batch = workers.generate(steps.plan_episodes(config, order, step), config.environment, sampling)
-            steps.check_usable(batch, step)
+            steps.check_usable(batch, step, config, run_dir)
         with clock.stage("score"):
             minibatches = steps.make_minibatches(batch, config.algorithm)
         with clock.stage("update"):

@@ -71,15 +71,27 @@ def check_free(path: Path, resume: bool) -> None:
             "resume", "needs a run in run_dir", str(path), "Check run_dir, or start afresh: resume=false."
         )
     if not resume and path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise ConfigError(
-            "run_dir",
-            "must be new or empty: nothing is overwritten",
-            str(path),
-            "Choose another, or continue this run with resume=true.",
-        )
+        found, fix = what_is_there(path)
+        raise ConfigError("run_dir", f"must be new or empty, nothing is overwritten: {found}", str(path), fix)
     parent = next(p for p in (path, *path.parents) if p.exists())
     if not os.access(parent, os.W_OK | os.X_OK):
         raise ConfigError("run_dir", f"must be writable ({parent} is not)", str(path), "Choose another directory.")
+
+
+def what_is_there(path: Path) -> tuple[str, str]:
+    """What occupies a run directory, and what to do about it."""
+    if not path.is_dir():
+        return "it is a file", "Choose another."
+    if not (path / "config.yaml").is_file():
+        name = min(entry.name for entry in path.iterdir())
+        return f"it holds {name}", "Choose another."
+    resumable = any((path / "checkpoints").glob("step_*"))
+    if (path / "final").is_dir():
+        longer = ", or make this run longer: resume=true and more algorithm.steps" if resumable else ""
+        return "it holds a finished run", f"Choose another{longer}."
+    if resumable:
+        return "it holds a run", "Choose another, or continue this run with resume=true."
+    return "it holds a run without a checkpoint", "Delete it, or choose another."
 
 
 def create(path: Path, config: RunConfig) -> None:

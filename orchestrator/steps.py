@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import numpy as np
 from configs.algorithm import AlgorithmConfig
 from configs.run import RunConfig
 from envs.processes import open_environment
+from orchestrator import checkpoints
 from orchestrator.episode import EpisodeJob
 from orchestrator.evaluation import mean, succeeded
 from orchestrator.seeding import derive
@@ -59,16 +61,24 @@ def plan_episodes(config: RunConfig, order: TaskOrder, step: int) -> list[Episod
     ]
 
 
-def check_usable(trajectories: Sequence[Trajectory], step: int) -> None:
+def check_usable(trajectories: Sequence[Trajectory], step: int, config: RunConfig, run_dir: Path) -> None:
     """Raise `RuntimeError` when every episode of a training step failed: the environment is broken, not the policy."""
     failed = [t for t in trajectories if t.status in FAILED]
     if failed and len(failed) == len(trajectories):
         first = failed[0]
+        newest = checkpoints.latest(run_dir)
+        resume = "" if newest is None else f" resume=true goes on from the checkpoint {newest.name}."
         raise RuntimeError(
             f"all {len(failed)} episodes of training step {step} failed, the first one as {first.status}: "
-            f"{first.error}. The rollout workers' logs have the traceback; resume=true goes on from the last "
-            "checkpoint."
+            f"{first.error}. {where_to_look(config, run_dir)}{resume}"
         )
+
+
+def where_to_look(config: RunConfig, run_dir: Path) -> str:
+    """Where the traceback of a failed environment is, and how to try the environment alone."""
+    log = run_dir / "logs" / ("rollout-0.log" if config.rollout.workers == 1 else "rollout-*.log")
+    place = "is shown above" if config.launcher == "inline" else f"is in {log}"
+    return f"The traceback {place}. Try it alone: `rejuvenate env check {config.environment.id}`."
 
 
 def groups_of(trajectories: Sequence[Trajectory]) -> list[list[Trajectory]]:

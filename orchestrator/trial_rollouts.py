@@ -9,8 +9,9 @@ from typing import Any
 from configs.run import RunConfig
 from orchestrator.episode import EpisodeJob, Sampling
 from orchestrator.evaluation import mean, succeeded
+from orchestrator.run_directory import resolve_run_dir
 from orchestrator.seeding import derive
-from orchestrator.steps import TaskOrder
+from orchestrator.steps import TaskOrder, where_to_look
 from orchestrator.workers import Workers
 from policies.trajectory import FAILED
 
@@ -66,7 +67,7 @@ def trial_rollouts(
         first = failed[0]
         raise RuntimeError(
             f"all {len(failed)} episodes of the {purpose} failed, the first one as {first.status}: {first.error}. "
-            "The rollout workers' logs have the traceback."
+            f"{where_to_look(config, resolve_run_dir(config))}"
         )
     solved = [0] * prompts
     for trajectory in trajectories:

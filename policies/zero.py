@@ -20,6 +20,8 @@ from configs.learner import LearnerConfig
 
 GATHER_BYTES = 256 << 20
 """Bytes of full parameters gathered at once under ZeRO-3."""
+DEPRECATED = r"`torch\.distributed\..*` is deprecated"
+"""What torch says when DeepSpeed or vLLM, as they are imported, look at names of it."""
 TAG = "deepspeed"
 """Folder of DeepSpeed's files inside a checkpoint directory."""
 
@@ -50,11 +52,11 @@ def join_process_group(config: LearnerConfig) -> tuple[int, int, torch.device]:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     os.environ["DS_ACCELERATOR"] = config.device  # read once, when deepspeed is first imported
+    warnings.filterwarnings("ignore", DEPRECATED, FutureWarning)
     import deepspeed
 
     # Its shared-memory all-reduce serves inference only, yet would be compiled (20 s to 2 min) when the group is made.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    warnings.filterwarnings("ignore", r"`torch\.distributed\..*` is deprecated", FutureWarning)
     deepspeed.init_distributed(
         "gloo" if config.device == "cpu" else "nccl",
         auto_mpi_discovery=False,

@@ -12,7 +12,7 @@ import typer
 
 from configs.auto import AUTO, AutoConfig
 from configs.diagnosis import DIAGNOSTICS, DiagnosisConfig
-from configs.errors import ConfigError
+from configs.errors import ConfigError, Shown
 from configs.fusion import FUSIONS, FusionConfig
 from configs.loader import load_section
 from configs.output_file import OVERWRITE_HELP, check_output_file
@@ -51,10 +51,10 @@ def explained(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(*args, **kwargs)
         except ValueError as error:
-            typer.echo(f"error: {error}", err=True)
+            typer.echo(f"rejuvenate: {error}", err=True)
             raise typer.Exit(2) from None
         except OSError as error:
-            typer.echo(f"error: {' '.join(str(error).split())}", err=True)
+            typer.echo(f"rejuvenate: {' '.join(str(error).split())}", err=True)
             raise typer.Exit(1) from None
 
     return run
@@ -167,7 +167,7 @@ def transform(
             "Give --calibration data.jsonl, such as lines of the SFT data, or --prompts for prompts alone; or "
             "--steps fusion.linear for fusion alone."
         )
-        raise ConfigError("--calibration", "is needed to score neurons for the reset", None, fix)
+        raise ConfigError("--calibration", "is needed to score neurons for the reset", Shown(""), fix)
     if calibration is None and prompts is None and config.is_auto:
         name = "--alpha" if config.alpha == AUTO else "--rho"
         fix = "Give --prompts with answers, or --calibration, whose final answers count; or a number."
@@ -176,7 +176,9 @@ def transform(
         if file is not None and not file.is_file():
             raise ConfigError(option, "must be an existing JSONL file", str(file), "Check the path.")
     if base is None and config.needs_base:
-        raise ConfigError("--base", "must be given: a step looks at it", None, "Give it, or an early SFT checkpoint.")
+        raise ConfigError(
+            "--base", "must be given: a step looks at it", Shown(""), "Give it, or an early SFT checkpoint."
+        )
     inputs = {"--sft": sft} if base is None else {"--base": base, "--sft": sft}
     for option, directory in inputs.items():
         check_checkpoint(directory, option)
@@ -197,7 +199,7 @@ def transform(
     if prompts is not None and (calibration is None or config.is_auto):
         from rejuvenation.diagnostics.asked import Asked
 
-        found = Asked.of(sft, None, prompts, config.auto.answer_marker)
+        found = Asked.of(sft, None, prompts, config.auto.answer_marker, most=config.auto.prompts)
         asked, grader = [prompt.token_ids for prompt in found.prompts], found.grader
         if config.is_auto:
             _say(found.graded_by)
@@ -316,7 +318,7 @@ def diagnose(
         check_output_file("--out", out, overwrite=overwrite)
     from rejuvenation.diagnostics.asked import Asked, save
 
-    asked = Asked.of(sft[0], calibration, prompts, answer_marker)
+    asked = Asked.of(sft[0], calibration, prompts, answer_marker, most=config.prompts)
     from rejuvenation.diagnosis import diagnose as run
 
     found = run(

@@ -77,7 +77,7 @@ def load_pairs(path: str | Path, tokenizer_dir: str | Path) -> list[TokenPair]:
         for number, line in enumerate(file, 1):
             if line.strip():
                 try:
-                    row = json.loads(line)
+                    row = one_object(line)
                     conversation = _messages(row)
                     pairs += [
                         turns.pair(conversation[:turn], conversation[turn], row.get("tools"))
@@ -89,6 +89,19 @@ def load_pairs(path: str | Path, tokenizer_dir: str | Path) -> list[TokenPair]:
     if not pairs:
         raise ConfigError("calibration", "must hold at least one assistant turn", str(path), "Add lines to it.")
     return pairs
+
+
+def one_object(line: bytes) -> Any:
+    """What a line of a JSONL file holds.
+
+    Raises:
+        ValueError: it is no JSON.
+    """
+    try:
+        return json.loads(line)
+    except ValueError:
+        text = line.decode(errors="replace").strip()
+        raise ValueError(f"must be one JSON object, got {text[:60] + '...' * (len(text) > 60)!r}") from None
 
 
 def _messages(row: Any) -> list[dict[str, Any]]:

@@ -32,7 +32,9 @@ class Asked:
     """How answers are graded, or why they are not, for a person."""
 
     @classmethod
-    def of(cls, tokenizer_dir: Path, calibration: Path | None, prompts: Path | None, marker: str | None) -> Asked:
+    def of(
+        cls, tokenizer_dir: Path, calibration: Path | None, prompts: Path | None, marker: str | None, *, most: int
+    ) -> Asked:
         """Read the files.
 
         Args:
@@ -40,6 +42,7 @@ class Asked:
             calibration: JSONL of conversations.
             prompts: JSONL of prompts and answers.
             marker: what precedes an answer; see `grading.final_answer`.
+            most: prompts that will be asked, drawn from all.
         """
         pairs = load_pairs(calibration, tokenizer_dir) if calibration else []
         if prompts:
@@ -52,6 +55,8 @@ class Asked:
             return cls(pairs, found, None, f"nothing is graded: {why}")
         grader = Grader(list(answers.values()), marker)
         graded_by = f"graded by {grader.name}; {len(answers)} of {len(found)} prompts have an answer"
+        if most < len(answers):
+            graded_by += f", {most} of them are asked"
         return cls(pairs, [found[index] for index in answers], grader, graded_by)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 from configs.chat_template import PROBE
 from configs.errors import ConfigError
 from rejuvenation.diagnostics.grading import final_answer, normalised
-from rejuvenation.pairs import TokenPair
+from rejuvenation.pairs import TokenPair, one_object
 
 MARKERS = ("####", "\\boxed{", "#")
 """What a reference that is more than its answer alone marks the answer with."""
@@ -56,7 +55,7 @@ def load_prompts(path: str | Path, tokenizer_dir: str | Path, marker: str | None
         for number, line in enumerate(file, 1):
             if line.strip():
                 try:
-                    row = json.loads(line)
+                    row = one_object(line)
                     messages, answer = _read(row, marker)
                     tools = row.get("tools")
                     pair = turns.pair(messages, {"role": "assistant", "content": PROBE}, tools)

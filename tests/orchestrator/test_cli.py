@@ -53,7 +53,7 @@ def pair(tmp_path_factory):
 ERRORS = {
     "unknown section": (["learnr.lr=1"], "learnr", "must be a known field", "{'lr': 1}", "Did you mean learner?"),
     "unknown key": (["learner.lrr=1"], "learner.lrr", "must be a known field", "1", "Did you mean learner.lr?"),
-    "wrong type": (["learner.ranks=two"], "learner.ranks", "must be of type int", "'two'", "docstring"),
+    "wrong type": (["learner.ranks=two"], "learner.ranks", "must be of type int", "'two'", "Write `ranks: 1`, say; configs/learner.py describes it"),
     "section as number": (["learner=3"], "learner", "must be a section", "3", "ranks"),
     "out of bounds": (["learner.lr=-1"], "learner.lr", "must be > 0", "-1.0", "above 0"),
     "stage out of bounds": (["learner.zero_stage=4"], "learner.zero_stage", "must lie in [0, 3]", "4", "from 0 to 3"),
@@ -70,10 +70,18 @@ ERRORS = {
     "unknown environment": (["environment.id=rejuvenate/Arithmetik-v0"], "environment.id", "registered", "'rejuvenate/Arithmetik-v0'", "Did you mean 'rejuvenate/Arithmetic-v0'?"),
     "unknown environment argument": (["environment.kwargs.operand_mx=3"], "environment.kwargs.operand_mx", "no argument", "3", "Did you mean 'operand_max'?"),
     "environment argument out of bounds": (["environment.kwargs.split=tset"], "environment.kwargs.split", "must be one of", "'tset'", "Choose"),
-    "run directory taken": (["run_dir={dir}/taken"], "run_dir", "must be new or empty", "/taken'", "resume=true"),
+    "run directory taken": (["run_dir={dir}/taken"], "run_dir", "must be new or empty, nothing is overwritten: it holds thesis.txt", "/taken'", "Choose another"),
     "nothing to resume": (["resume=true"], "resume", "needs a run in run_dir", "new-run'", "start afresh"),
     "prompt leaves no room": (["rollout.max_tokens=96"], "rollout.max_tokens", "must be below", "96", "Leave room"),
     "doubled evaluation set": (["evaluation.sets=[{{name: a}},{{name: a}}]"], "evaluation.sets", "distinct", "['a', 'a']", "Rename"),
+    "key of a section without the section": (["alpha=2"], "alpha", "must be a known field", "2", "Did you mean rejuvenation.alpha?"),
+    "key of several sections": (["steps=2"], "steps", "must be a known field", "2", "rejuvenation.steps, algorithm.steps or sft.steps?"),
+    "near key of a section": (["workrs=2"], "workrs", "must be a known field", "2", "Did you mean rollout.workers?"),
+    "part of a number": (["algorithm.steps=2.5"], "algorithm.steps", "must be of type int", "got 2.5.", "Write `steps: 100`, say"),
+    "text in a list of numbers": (["rejuvenation.auto.alphas=[x]"], "rejuvenation.auto.alphas[0]", "must be of type float", "'x'", "Write `alphas: [NUMBER, ...]`; configs/auto.py"),
+    "null for a mapping": (["environment.kwargs=null"], "environment.kwargs", "must be a mapping", "got null.", "Write {} for none."),
+    "null for a list": (["environment.wrappers=null"], "environment.wrappers", "must be a list", "got null.", "Write [] for none."),
+    "misspelt checkpoint": (["model.sft=examples/toy/math/sft_ovr"], "model.sft", "must be an existing directory", "sft_ovr'", "Did you mean examples/toy/math/sft_over?"),
     "typo in a relative path": (["model.sft=examples/sft_ovr"], "model.sft", "must be an existing directory", "'examples/sft_ovr'", "Hugging Face"),
     "missing calibration": (["rejuvenation.calibration={dir}/no.jsonl"], "rejuvenation.calibration", "must be an existing JSONL file", "/no.jsonl'", "Check the path"),
     "reset of another architecture": (["model.base={dir}/gemma", "model.sft={dir}/gemma"], "rejuvenation.steps", "must hold no reset", "['Gemma2ForCausalLM']", "fusion works"),
@@ -98,7 +106,7 @@ ERRORS = {
     "argument that a set's environment refuses": (["evaluation.sets=[{{name: a, environment: rejuvenate/Lookup-v0, kwargs: {{hops_max: 0}}}}]"], "evaluation.sets.a.kwargs.hops_max", "must lie in", "0", "Set it"),
     "missing data of a set": (["evaluation.sets=[{{name: a, environment: envs.question_answer:QuestionAnswerEnv, kwargs: {{path: {dir}/no.jsonl}}}}]"], "evaluation.sets.a.kwargs.path", "must be a file", "/no.jsonl'", "JSONL"),
     "wrapper of a set": (["evaluation.sets=[{{name: a, wrappers: [{{id: gymnasium.wrappers:TimeLimt}}]}}]"], "evaluation.sets.a.wrappers.id", "names nothing", "'TimeLimt'", "Did you mean 'TimeLimit'?"),
-    "null where a value is needed": (["learner.lr=null"], "learner.lr", "must be of type float", "None", "`lr: NUMBER`"),
+    "null where a value is needed": (["learner.lr=null"], "learner.lr", "must be of type float", "got null", "`lr: NUMBER`"),
     "list for keyword arguments": (["environment.kwargs=[1]"], "environment.kwargs", "must be a mapping", "[1]", "`kwargs: {NAME: VALUE}`"),
     "list for keyword arguments of a set": (["evaluation.sets=[{{name: a, kwargs: [1]}}]"], "evaluation.sets[0].kwargs", "must be a mapping", "[1]", "`kwargs: {NAME: VALUE}`"),
     "the same in a file": (["{dir}/kwargs.yaml"], "evaluation.sets[0].kwargs", "must be a mapping", "[1]", "`kwargs: {NAME: VALUE}`"),
@@ -115,11 +123,11 @@ ERRORS = {
     "list for a section": (["rejuvenation.auto=[1]"], "rejuvenation.auto", "must be a section", "[1]", "by name: alphas, rhos"),
     "list for a number": (["learner.lr=[1]"], "learner.lr", "must be of type float", "[1]", "`lr: NUMBER`"),
     "list for a text": (["run_dir=[1]"], "run_dir", "must be a text", "[1]", "`run_dir: TEXT`"),
-    "text for a switch": (["rejuvenation.gate=maybe"], "rejuvenation.gate", "must be of type bool", "'maybe'", "docstring"),
+    "text for a switch": (["rejuvenation.gate=maybe"], "rejuvenation.gate", "must be of type bool", "'maybe'", "`gate: false`"),
     "two overrides that do not fit": (["environment.kwargs=[1]", "environment.kwargs.seed=2"], "environment.kwargs", "must be a mapping", "[1]", "`kwargs: {NAME: VALUE}`"),
     "date that YAML makes": (["environment.kwargs.until=2020-01-01"], "environment.kwargs.until", "must be a text, a number", "date(2020, 1, 1)", "quotes"),
     "broken interpolation": (["learner.lr=${{"], "learner.lr", "cannot be read", "'${'", "for a text with ${ in it"),
-    "interpolation of nothing": (["learner.lr=${{learner.rate}}"], "learner.lr", "cannot be read: Interpolation key 'learner.rate' not found", "'${learner.rate}'", "docstring"),
+    "interpolation of nothing": (["learner.lr=${{learner.rate}}"], "learner.lr", "cannot be read: Interpolation key 'learner.rate' not found", "'${learner.rate}'", "configs/learner.py describes it"),
 }  # fmt: skip
 
 
@@ -242,7 +250,7 @@ def test_plot_of_a_comparison_overwrites_nothing(capsys, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     for expected in ("compare-base-sft.png", "compare-base-sft-2.png"):
         code, out, _ = call(capsys, monkeypatch, "compare", "base.json", "sft.json")
-        assert (code, out.splitlines()[-1]) == (0, f"curves: {expected}")
+        assert (code, out.splitlines()[-1]) == (0, f"plot: {expected}")
         assert (tmp_path / expected).read_bytes().startswith(b"\x89PNG")
     code, out, err = call(capsys, monkeypatch, "compare", "base.json", "sft.json", "--output", "mine.png")
     assert (code, out) == (2, ""), "before anything is printed"
@@ -251,6 +259,27 @@ def test_plot_of_a_comparison_overwrites_nothing(capsys, monkeypatch, tmp_path):
     code, _, _ = call(capsys, monkeypatch, "compare", "base.json", "sft.json", "--output", "mine.png", "--overwrite")
     assert code == 0
     assert (tmp_path / "mine.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_arguments_there_is_the_help_and_no_error(capsys, monkeypatch):
+    for arguments in ([], ["env"]):
+        code, out, err = call(capsys, monkeypatch, *arguments)
+        assert (code, "rejuvenate: " in err) == (2, False)
+        assert "Usage: " in out + err
+
+
+@pytest.mark.parametrize("command", list(cli.EXAMPLES))
+def test_command_without_its_arguments_shows_an_example(command, capsys, monkeypatch):
+    code, _, err = call(capsys, monkeypatch, command)
+    assert code == 2
+    assert err.startswith("rejuvenate: Missing argument")
+    assert err.endswith(f"For example: rejuvenate {command} {cli.EXAMPLES[command]}\n")
+
+
+def test_printed_paths_have_no_parent_steps(tmp_path):
+    (tmp_path / "a").mkdir()
+    assert cli.shown(tmp_path / "a" / ".." / "b") == (tmp_path / "b").resolve()
+    assert cli.shown(Path("runs/b")) == Path("runs/b")
 
 
 def test_yaml_file_whose_path_holds_an_equals_sign_is_a_file(tmp_path):

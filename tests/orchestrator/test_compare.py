@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 
 from configs.errors import ConfigError
-from orchestrator.compare import Arm, area, change, check_same_sets, plot
+from orchestrator.compare import Arm, area, change, check_same_sets, free_name, has_curves, plot, read_arms
 from orchestrator.evaluation import Evaluation, SetResult, evaluation_file, write
 from orchestrator.intervals import paired, proportion
 
@@ -134,9 +134,60 @@ def test_a_set_that_was_not_measured_is_compared_by_what_is_known_of_it():
 
 
 def test_directory_without_an_evaluation_is_no_arm(tmp_path):
-    for path in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(ConfigError, match="at least one evaluation"):
-            Arm.read(path)
+    with pytest.raises(ConfigError, match="at least one evaluation"):
+        Arm.read(tmp_path)
+
+
+def test_path_that_does_not_exist_is_said_to_be_missing_with_a_near_name(tmp_path):
+    (tmp_path / "run_one").mkdir()
+    with pytest.raises(ConfigError, match=r"RUN must be an existing .*Did you mean .*/run_one\?"):
+        Arm.read(tmp_path / "run_oen")
+    with pytest.raises(ConfigError, match=r"RUN must be an existing .*Check the path\."):
+        Arm.read(tmp_path / "none" / "other")
+
+
+def test_arms_of_one_name_are_told_apart_by_the_folders_above(tmp_path):
+    places = ["a/x/m3.json", "b/x/m3.json", "b/y.z.json"]
+    for place in places:
+        (tmp_path / place).parent.mkdir(parents=True, exist_ok=True)
+        write(evaluations()[0], tmp_path / place)
+    names = [arm.name for arm in read_arms([tmp_path / place for place in places])]
+    assert names == ["a/x/m3", "b/x/m3", "y.z"]
+    assert free_name(read_arms([tmp_path / place for place in places[:2]])).name == "compare-a-x-m3-b-x-m3.png"
+    assert [arm.name for arm in read_arms([tmp_path / places[0]] * 2)] == ["m3", "m3"]
+
+
+def drawn(monkeypatch, arms, output):
+    """The visible panels of a plot."""
+    from matplotlib import pyplot
+
+    figures = []
+    monkeypatch.setattr(pyplot, "close", figures.append)
+    plot(arms, output)
+    monkeypatch.undo()
+    panels = [axis for axis in figures[0].axes if axis.axison]
+    pyplot.close(figures[0])
+    return panels
+
+
+def test_arms_evaluated_once_are_points_with_error_bars(monkeypatch, tmp_path):
+    arms = [arm("base", evaluations()[:1]), arm("sft", evaluations()[1:2])]
+    assert not has_curves(arms)
+    (panel,) = drawn(monkeypatch, arms, tmp_path / "points.png")
+    assert (panel.get_ylim(), panel.get_xlabel()) == ((0, 1), "")
+    assert [label.get_text() for label in panel.get_xticklabels()] == ["base", "sft"]
+    assert [list(line.get_xydata()[0]) for line in panel.lines] == [[0, 0.25], [1, 0.5]]
+    band = evaluations()[1].sets[0].interval("greedy")
+    assert panel.collections[1].get_segments()[0].tolist() == [[1, band.low], [1, band.high]]
+
+
+def test_more_than_three_panels_are_wrapped_into_rows(monkeypatch, tmp_path):
+    sets = [result([1.0], [1], name=f"s{n}") for n in range(4)]
+    found = [Evaluation(0, sets), Evaluation(10, sets)]
+    panels = drawn(monkeypatch, [Arm("a", found, [{"step": 1, "rollout_entropy": 0.3}])], tmp_path / "five.png")
+    assert [panel.get_ylim()[0] for panel in panels] == [0] * 5
+    assert [panel.get_ylim()[1] for panel in panels[:4]] == [1] * 4
+    assert len({round(panel.get_position().y0, 2) for panel in panels}) == 2
 
 
 def test_arm_reads_evaluations_and_metrics(tmp_path):

@@ -27,6 +27,19 @@ def test_guest_sees_the_gpus_it_is_shown_and_without_any_none():
     assert actor_environment(1, [])["CUDA_VISIBLE_DEVICES"] == ""
 
 
+def test_ray_that_does_not_start_is_said_in_lines_and_with_the_way_without_it(monkeypatch, caplog):
+    import ray
+
+    def late(**_):
+        raise Exception("The current node timed out during startup.\nThis could happen " + "because " * 20)
+
+    monkeypatch.setattr(ray, "init", late)
+    with pytest.raises(RuntimeError, match=r"in 2 tries: .*launcher=inline does the same without Ray\."):
+        start_local_cluster(run_config(), {}, attempts=2)
+    (record,) = caplog.records
+    assert max(map(len, record.getMessage().splitlines())) <= 80
+
+
 def test_guest_in_a_learners_bundle_sees_the_learners_gpu_and_no_other(tmp_path):
     import ray
     from ray.util.placement_group import placement_group

@@ -22,6 +22,24 @@ def test_taken_directories_and_files_are_not(tmp_path):
             directory.check_free(path, resume=False)
 
 
+def test_what_takes_a_run_directory_is_named(tmp_path):
+    def refused():
+        with pytest.raises(ConfigError) as error:
+            directory.check_free(tmp_path / "run", resume=False)
+        return str(error.value)
+
+    directory.create(tmp_path / "run", run_config())
+    assert "it holds a run without a checkpoint, got" in refused()
+    assert refused().endswith("Delete it, or choose another.")
+    (tmp_path / "run" / "checkpoints" / "step_000020").mkdir()
+    assert "it holds a run, got" in refused()
+    assert refused().endswith("continue this run with resume=true.")
+    (tmp_path / "run" / "final").mkdir()
+    assert "it holds a finished run, got" in refused()
+    (tmp_path / "run" / "config.yaml").unlink()
+    assert "it holds checkpoints, got" in refused()
+
+
 def test_resume_needs_a_run(tmp_path):
     with pytest.raises(ConfigError, match="resume needs a run in run_dir"):
         directory.check_free(tmp_path, resume=True)

@@ -141,11 +141,17 @@ def test_batch_in_which_every_episode_failed_still_has_figures():
     assert (found["reward"], found["failed_episodes"], found["sampled_tokens"]) == (0.0, 2.0, 0.0)
 
 
-def test_a_step_in_which_every_episode_failed_stops_the_run():
+def test_a_step_in_which_every_episode_failed_stops_the_run(tmp_path):
     failed = [trajectory(0, s, 0.0, status="environment_error") for s in range(2)]
     failed[0].error = "KeyError: 'tool'"
-    check_usable([*failed, trajectory(1, 0, 0.0)], 4)
-    with pytest.raises(
-        RuntimeError, match=r"all 2 episodes of training step 4 failed.*environment_error: KeyError: 'tool'"
-    ):
-        check_usable(failed, 4)
+    check_usable([*failed, trajectory(1, 0, 0.0)], 4, run_config(), tmp_path)
+    with pytest.raises(RuntimeError) as stopped:
+        check_usable(failed, 4, run_config("rollout.workers=1"), tmp_path)
+    assert str(stopped.value) == (
+        "all 2 episodes of training step 4 failed, the first one as environment_error: KeyError: 'tool'. "
+        f"The traceback is in {tmp_path}/logs/rollout-0.log. "
+        "Try it alone: `rejuvenate env check rejuvenate/Arithmetic-v0`."
+    )
+    (tmp_path / "checkpoints" / "step_000002").mkdir(parents=True)
+    with pytest.raises(RuntimeError, match=r"resume=true goes on from the checkpoint step_000002\."):
+        check_usable(failed, 4, run_config(), tmp_path)

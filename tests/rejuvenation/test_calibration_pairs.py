@@ -71,6 +71,12 @@ def test_malformed_lines_and_files_are_named(tmp_path: Path, tokenizer_dir: Path
         load_pairs(write(tmp_path / "empty.jsonl", ""), tokenizer_dir)
 
 
+def test_line_that_is_no_json_is_shown(tmp_path: Path, tokenizer_dir: Path) -> None:
+    data = write(tmp_path / "data.jsonl", '{"prompt": "1", ')
+    with pytest.raises(ValueError, match=r"data\.jsonl, line 1: must be one JSON object, got '{\"prompt\": \"1\",'"):
+        load_pairs(data, tokenizer_dir)
+
+
 def test_turn_ends_where_the_template_ends_it_whatever_the_eos_token(tmp_path: Path) -> None:
     """As with a base tokenizer, whose eos is not the end of a turn: the newline after it was never trained."""
     tokenizer_dir = save_tokenizer(tmp_path / "tokenizer", eos="<eos>")

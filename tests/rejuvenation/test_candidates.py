@@ -176,10 +176,8 @@ def test_command_repairs_the_over_trained_toy_and_shows_the_table(tmp_path: Path
     assert report.choice is not None
     assert report.alpha == 0.4, "on easy tasks the fused toy solves far more than the over-trained one"
     shown = result.stdout.splitlines()
-    assert (
-        "auto     about 3 candidates, each on 4 rollouts of at most 128 prompts (without answers: on the pairs)"
-        in shown
-    )
+    about = "auto about 3 candidates, each on 4 rollouts of at most 128 prompts (without answers: on the pairs)"
+    assert about in " ".join(result.stdout.split())
     begin = next(place for place, text in enumerate(shown) if text.startswith("auto: taken: alpha 0.4"))
     end = next(place for place, text in enumerate(shown) if text.startswith(f"{out}: reset"))
     assert max(len(text) for text in shown[begin:end]) <= WIDTH

@@ -112,12 +112,23 @@ def test_calibration_responses_give_the_answers_where_no_prompts_are_given(tmp_p
         (pairs[0].prompt_ids, "3"),
         (pairs[1].prompt_ids, None),
     ]
-    asked = Asked.of(tokenizer_dir, data, None, None)
+    asked = Asked.of(tokenizer_dir, data, None, None, most=1)
     assert len(asked.prompts) == 1
     assert asked.graded_by == "graded by exact match of the final answer; 1 of 2 prompts have an answer"
 
 
+def test_fewer_prompts_asked_than_there_are_is_said(tmp_path: Path, tokenizer_dir: Path) -> None:
+    data = write(tmp_path / "prompts.jsonl", *({"prompt": str(n), "answer": "1"} for n in range(5)))
+    asked = Asked.of(tokenizer_dir, None, data, None, most=3)
+    assert (
+        asked.graded_by
+        == "graded by exact match of the final answer; 5 of 5 prompts have an answer, 3 of them are asked"
+    )
+
+
 def test_prompts_without_answers_are_sampled_from_but_not_graded(tmp_path: Path, tokenizer_dir: Path) -> None:
-    asked = Asked.of(tokenizer_dir, None, write(tmp_path / "prompts.jsonl", {"prompt": "1"}, {"prompt": "2"}), None)
+    asked = Asked.of(
+        tokenizer_dir, None, write(tmp_path / "prompts.jsonl", {"prompt": "1"}, {"prompt": "2"}), None, most=9
+    )
     assert (len(asked.prompts), asked.grader) == (2, None)
     assert asked.graded_by == "nothing is graded: no prompt has an answer"

@@ -119,7 +119,7 @@ def test_what_the_machine_refuses_is_one_paragraph_and_exit_code_1(
     with pytest.raises(SystemExit) as stopped:
         cli.main()
     assert stopped.value.code == 1
-    assert capsys.readouterr().err == "error: [Errno 28] No space left on device: 'out'\n"
+    assert capsys.readouterr().err == "rejuvenate: [Errno 28] No space left on device: 'out'\n"
 
 
 @pytest.mark.parametrize(
