@@ -153,7 +153,8 @@ def trials(
             gaps = [b - own for b, own in zip(best, passes[alpha, rho], strict=True)]
             behind, error = mean(gaps), standard_error(gaps)
             good = behind <= auto.tolerance * mean(best)
-            good = good or ((alpha, rho) == UNTOUCHED and behind <= auto.standard_errors * error)
+            untold = behind <= auto.standard_errors * error and any(outcome.solved)
+            good = good or ((alpha, rho) == UNTOUCHED and untold)
         rows.append(
             Trial(
                 alpha=alpha,
