@@ -77,7 +77,7 @@ def test_noise_makes_no_repair_good_enough_however_much_entropy_it_gives() -> No
     found = chosen(table, config(alpha=0.5), entropy={(0.5, 0.0): 0.1, (0.5, 0.01): 6.0})
     assert found.rho == 0.0, "what solves nothing is not taken, although it is within one standard error of the best"
     nothing = [0] * 128
-    table = {key: nothing for key in CLEAR} | {(0.5, 0.0): [1, *nothing[1:]]}
+    table = dict.fromkeys(CLEAR, nothing) | {(0.5, 0.0): [1, *nothing[1:]]}
     assert chosen(table).alpha == 0.5, "nor is a checkpoint that solves nothing said to need no repair"
 
 
