@@ -109,7 +109,7 @@ def test_a_models_calls_are_executed_in_the_form_of_its_template(name):
     note = json.dumps({"lines": ['"é"\n', "<x>"], "bold": True}, ensure_ascii=False)
     assert tool_answers(trajectory) == ["b", "c", "d", note]
     assert (trajectory.reward, trajectory.status) == (1.0, "finished")
-    assert trajectory.metrics == {"tool_calls": 4.0, "tool_errors": 0.0}
+    assert trajectory.metrics == {"tool_calls": 4.0, "tool_errors": 0.0, "success": 1.0}
     assert [message["content"] for message in trajectory.messages if message["role"] == "assistant"] == turns
     assert_mask(trajectory, sampled)
     if name == "mistral-nemo":
@@ -164,7 +164,7 @@ def test_malformed_calls_come_back_as_errors_and_the_episode_goes_on(name):
     ):
         assert answer.startswith("Error: ")
         assert words in answer
-    assert trajectory.metrics == {"tool_calls": 6.0, "tool_errors": 6.0}
+    assert trajectory.metrics == {"tool_calls": 6.0, "tool_errors": 6.0, "success": 1.0}
     assert trajectory.reward == 1.0
     shown = RENDERERS[name].tokenizer.decode(trajectory.token_ids)
     assert all(answer in shown or json.dumps(answer, ensure_ascii=False) in shown for answer in found)
