@@ -43,6 +43,19 @@ def value_at(layer: Any, path: str) -> Any:
     return layer
 
 
+def path_in_lists(layer: Any, key: str, text: str, path: str = "") -> str | None:
+    """Dotted path of a key within an item of a list, by the text of its value; None where there is none."""
+    items = layer.items() if isinstance(layer, Mapping) else enumerate(layer) if isinstance(layer, list) else ()
+    for name, value in items:
+        place = f"{path}[{name}]" if isinstance(layer, list) else f"{path}.{name}".lstrip(".")
+        if name == key and "[" in path and str(value) == text:
+            return place
+        within = path_in_lists(value, key, text, place)
+        if within:
+            return within
+    return None
+
+
 def check_keys(layer: Mapping[str, Any], schema: Any, prefix: str) -> None:
     """Raise `ConfigError` at the first key of `layer` that the dataclass `schema` lacks, or value of the wrong kind.
 

@@ -16,7 +16,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import GrammarParseError, OmegaConfBaseException
 
 from configs.errors import ConfigError
-from configs.layers import check_keys, how_to_write, lay_over, value_at
+from configs.layers import check_keys, how_to_write, lay_over, path_in_lists, value_at
 from configs.run import RunConfig
 
 Section = TypeVar("Section")
@@ -172,16 +172,15 @@ def _as_config_error(error: OmegaConfBaseException, schema: Any, plain: Mapping[
     pattern = r"could not be converted to (\w+)|field of type '(\w+)'|is not a valid (\w+)"
     wanted = re.search(pattern, message, re.IGNORECASE)
     rule = f"must be of type {wanted.group(wanted.lastindex or 0).lower()}" if wanted else f"cannot be read: {message}"
+    value = value_at(plain, field)
+    inside = re.match(r"Value '(.*)' of type", message)
+    if value is None and inside:  # of an item of a list of sections OmegaConf names the key alone
+        value = inside.group(1)
+        field = path_in_lists(plain, field, value) or field
     fix = "See its docstring in configs/ or `rejuvenate plan` for an example."
     fix = (field and how_to_write(schema, field)) or fix
     if isinstance(error, GrammarParseError):
         fix = r"Write \${ for a text with ${ in it."
-    value = value_at(plain, field)
-    inside = re.match(
-        r"Value '(.*)' of type", message
-    )  # of an item of a list of sections OmegaConf names the key alone
-    if value is None and inside:
-        value = inside.group(1)
     return ConfigError(prefix + field if field else prefix.rstrip(".") or "config", rule, value, fix)
 
 

@@ -87,6 +87,8 @@ def test_lists_of_sections_are_checked():
         ConfigError, match=r"evaluation\.sets\[0\]\.task .* Did you mean evaluation\.sets\[0\]\.tasks\?"
     ):
         load([], [*GIVEN, "evaluation.sets=[{name: a, task: 3}]"])
+    with pytest.raises(ConfigError, match=r"^evaluation\.sets\[1\]\.tasks must be of type integer, got 'many'\."):
+        load([], [*GIVEN, "evaluation.sets=[{name: many, tasks: 3}, {name: b, tasks: many}]"])
 
 
 def test_wrappers_of_the_environment_are_read_from_an_override():
