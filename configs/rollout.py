@@ -40,8 +40,8 @@ class RolloutConfig:
     """Skip graph capture and compilation: starts faster, decodes slower on GPUs."""
     env_threads: int = 512
     """Most threads in which environments are made, reset and stepped, per worker: up to 8 for those that compute, and
-    one for each call that waits for something else, a tool say. Idle environments are kept for later episodes, as many
-    per worker as its largest batch had episodes."""
+    one for each call that waits for something else, a tool say; calls that take less than 0.5 ms share one more. Idle
+    environments are kept for later episodes, as many per worker as its largest batch had episodes."""
     env_processes: int = 16
     """Most environments in processes of their own (`environment.isolation: process`) at once, per worker, idle ones
     of the training environment and of all evaluation sets together; other episodes wait until one is free."""

@@ -22,6 +22,9 @@ POLL_S = 0.05  # how often a wait looks for calls that are over their limit
 log = logging.getLogger("rejuvenate")
 COMPUTING_THREADS = 8
 """Most threads for calls that compute: more would only take turns with each other, and hold up the engine's."""
+QUICK_S = 0.0005
+"""Calls that compute for less take turns in one thread: changing threads costs more than doing them at once wins."""
+HELD_UP_S = 0.005  # how long such a call may take before those behind it go elsewhere
 SMOOTHING = 0.02  # how much one call counts in what is usual
 OUTLIER = 4  # how much longer than usual a call counts at most: on a busy machine some are held up
 PATIENCE_FACTOR = 10  # how much longer than usual calls that compute are waited for
@@ -105,6 +108,11 @@ class _Usual:
         """Whether they wait for something; False also where none is known yet."""
         return self.seconds < math.inf and not self.computes
 
+    @property
+    def quick(self) -> bool:
+        """Whether they compute, and not for long; False also where none is known yet."""
+        return self.computes and self.cpu_seconds < QUICK_S
+
     def add(self, seconds: float, cpu_seconds: float) -> None:
         """Count one more."""
         if self.seconds == math.inf:
@@ -120,25 +128,28 @@ class _Lane:
         self.most = most
         self.threads = 0
         self.open = 0  # calls that are queued or run
+        self.moved = 0.0  # when it last began a call, or got one while it had none
         self.queue: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
 
 
 class EnvironmentThreads:
-    """A pool of threads with queues of calls: one for calls that compute, and one for calls that wait for something.
+    """A pool of threads with queues of calls: for calls that are quick, that compute, and that wait for something.
 
-    The first has at most `COMPUTING_THREADS` threads. The second gets a thread for each call that waits, so that none
-    waits for another, up to the number given. A call is of the kind that the earlier ones of its name were.
+    The first has one thread; what queues there behind a call that turns out to be slow moves on. The second has at most
+    `COMPUTING_THREADS`. The third gets a thread for each call that waits, so that none waits for another, up to the
+    number given. A call is of the kind that the earlier ones of its name were.
 
     A thread whose call takes too long is left behind and another takes its place, so that calls queued behind it go on.
     The threads are daemons: one that hangs for ever does not keep the process from ending.
 
     Args:
-        threads: most threads.
+        threads: most threads, besides the one for quick calls.
         timeout_s: longest a call may run; past it the call counts as `timed_out`.
     """
 
     def __init__(self, threads: int, timeout_s: float) -> None:
         self._timeout_s = timeout_s
+        self._quick = _Lane(1)
         self._narrow = _Lane(min(threads, COMPUTING_THREADS))
         self._wide = _Lane(threads - self._narrow.most)
         self._usual: dict[str, _Usual] = {}
@@ -161,7 +172,7 @@ class EnvironmentThreads:
         self._calls[entry.number] = entry
         with self._lock:
             self._computing += entry.computes
-            self._put(entry, self._wide if usual.waits and self._wide.most else self._narrow)
+            self._put(entry, self._quick if usual.quick else self._patient(usual))
 
     def drop(self, owner: Any) -> None:
         """Drop the call of an owner, if it has one; a thread that runs it is left behind."""
@@ -194,6 +205,8 @@ class EnvironmentThreads:
             self._wake.clear()
             outcomes += self._over() + self._overdue()
             now = time.monotonic()
+            if self._quick.open and now - self._quick.moved > HELD_UP_S:
+                self._requeue(self._quick)
             wait_for_all = wait_for_all and now - begun < patience_s
             wait_for_all = wait_for_all and (self._wait_for_waiting or self._computing > 0)
             enough = not self._calls or not (wait_for_all or (wait_for_one and not outcomes))
@@ -201,7 +214,8 @@ class EnvironmentThreads:
                 return sorted(outcomes, key=lambda outcome: outcome.number)
             self._wake_at_each = not wait_for_all
             if not self._finished:  # else one ended before it could know that it is to wake
-                self._wake.wait(min(POLL_S, begun + patience_s - now) if wait_for_all else POLL_S)
+                poll_s = HELD_UP_S if self._quick.open else POLL_S
+                self._wake.wait(min(poll_s, begun + patience_s - now) if wait_for_all else poll_s)
 
     def forget(self) -> None:
         """Drop all calls; threads that still run one are left behind."""
@@ -213,7 +227,7 @@ class EnvironmentThreads:
     def close(self) -> None:
         """Drop all calls and end the threads; does not wait for those that hang."""
         self.forget()
-        for lane in (self._narrow, self._wide):
+        for lane in (self._quick, self._narrow, self._wide):
             for _ in range(lane.threads):
                 lane.queue.put(None)
 
@@ -227,8 +241,9 @@ class EnvironmentThreads:
             over.append(entry)
             if entry.error is not None:
                 self._log_once(entry.error)
-        if self._wide.most and any(entry.usual.waits and entry.lane is self._narrow for entry in over):
-            self._widen()
+        if self._wide.most:
+            for lane in {entry.lane for entry in over if entry.usual.waits} - {self._wide}:
+                self._requeue(lane)
         return [entry.outcome() for entry in over]
 
     def _log_once(self, error: BaseException) -> None:
@@ -254,23 +269,29 @@ class EnvironmentThreads:
         message = f"the environment took longer than rollout.step_timeout_s = {self._timeout_s:g} s"
         return [Outcome(entry.number, entry.owner, failure=("timed_out", message)) for entry in late]
 
-    def _widen(self) -> None:
-        """Let calls that turned out to wait, and queued among those that compute, queue elsewhere."""
+    def _patient(self, usual: _Usual) -> _Lane:
+        """Where calls may take long without holding many others up."""
+        return self._wide if usual.waits and self._wide.most else self._narrow
+
+    def _requeue(self, lane: _Lane) -> None:
+        """Let the calls that queue in `lane`, behind one that holds them up, queue where they had better be."""
         queued: list[_Call | None] = []
         with self._lock:
             with contextlib.suppress(queue.Empty):
                 while True:
-                    queued.append(self._narrow.queue.get_nowait())
+                    queued.append(lane.queue.get_nowait())
             for entry in queued:
                 if entry is None or entry.abandoned:
                     continue
-                self._narrow.open -= 1
-                self._put(entry, self._wide if entry.usual.waits else self._narrow)
+                lane.open -= 1
+                self._put(entry, self._patient(entry.usual))
 
     def _put(self, entry: _Call, lane: _Lane) -> None:
         """Queue a call; the lock is held."""
         entry.lane = lane
         lane.open += 1
+        if lane.open == 1:
+            lane.moved = time.monotonic()
         if lane.threads < min(lane.open, lane.most):
             self._add_thread(lane)
         lane.queue.put(entry)
@@ -302,7 +323,7 @@ class EnvironmentThreads:
             with self._lock:
                 if entry.abandoned:
                     continue
-                entry.started = time.monotonic()
+                entry.started = lane.moved = time.monotonic()
             cpu_before = time.thread_time()
             entry.run()
             entry.cpu_seconds = time.thread_time() - cpu_before
@@ -319,4 +340,4 @@ class EnvironmentThreads:
 
     def _calls_left(self) -> int:
         """Calls that are not over."""
-        return self._narrow.open + self._wide.open
+        return self._quick.open + self._narrow.open + self._wide.open

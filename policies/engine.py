@@ -6,6 +6,8 @@ when an `Engine` is made, after the environment variables that it reads at impor
 
 from __future__ import annotations
 
+import copy
+import functools
 import gc
 import json
 import logging
@@ -91,6 +93,7 @@ class Engine:
         self._failure: str | None = None
         set_environment(config, in_process=self.in_process, log_path=self.log_path)
         self._vllm = _start(config, self.model_dir, load_weights)
+        self._checked_params = functools.lru_cache(maxsize=16)(self._make_params)
         gc.collect()
         gc.freeze()  # the collector need not look through all of vLLM again and again while tokens are sampled
 
@@ -238,15 +241,19 @@ class Engine:
             gc.collect()
 
     def _sampling_params(self, request: GenerationRequest, max_tokens: int) -> Any:
+        """A copy of parameters that vLLM has checked: to have it check those of each request takes it longer."""
+        params = copy.copy(self._checked_params(request.temperature, request.top_p, request.top_k))
+        params.seed, params.max_tokens = request.seed, max_tokens
+        return params
+
+    def _make_params(self, temperature: float, top_p: float, top_k: int) -> Any:
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
         return SamplingParams(
-            temperature=request.temperature,
-            top_p=request.top_p,
-            top_k=request.top_k,
-            seed=request.seed,
-            max_tokens=max_tokens,
+            temperature=temperature,
+            top_p=top_p,
+            top_k=top_k,
             stop_token_ids=self._stop_token_ids,
             logprobs=0,  # of the sampled token alone
             flat_logprobs=True,

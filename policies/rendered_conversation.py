@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,8 @@ class RenderedConversation:
     """A conversation, one segment after the other.
 
     While the template renders what follows a turn, something short stands in the turn's place: the ids before it are
-    settled, whatever the template would now make of them.
+    settled, whatever the template would now make of them. What follows then does not depend on what was sampled, and
+    copies (the siblings of a group) that get the same answers have it rendered once.
 
     Args:
         renderer: whose template and tokenizer.
@@ -40,6 +42,8 @@ class RenderedConversation:
         text = renderer.render(self._messages, tools, generation_prompt=True)
         self.prompt_token_ids = renderer.template.tokenize(text)
         """Ids of the opening messages and the generation prompt: what the first turn is sampled from."""
+        self._answers = b""  # digest of all that the environment added since
+        self._following: dict[bytes, list[int]] = {}  # ids by that digest; copies share it
 
     def copy(self) -> RenderedConversation:
         """Return a conversation that starts from here and grows by itself."""
@@ -64,6 +68,17 @@ class RenderedConversation:
         assert turn["role"] == "assistant", "an extension follows a turn"
         renderer = self._renderer
         added = renderer.fitted(new_messages)
+        answers = hashlib.blake2b(self._answers + repr(added).encode(), digest_size=16).digest()
+        token_ids = self._following.get(answers)
+        if token_ids is None:
+            token_ids = self._following[answers] = renderer.template.tokenize(self._following_text(added))
+        self._answers = answers
+        self._messages += [stand_in(added, with_calls=renderer.calls_needed, name=PROBE), *added]
+        return token_ids[1:] if end_of_turn_sampled else list(token_ids)
+
+    def _following_text(self, added: Sequence[Message]) -> str:
+        """Return what the template puts after a turn to which the environment answers `added`, end of turn included."""
+        renderer = self._renderer
         place = stand_in(added, with_calls=renderer.calls_needed)
         text = renderer.render([*self._messages, place, *added], self._tools, generation_prompt=True)
         following = text.partition(STAND_IN)[2]
@@ -76,9 +91,7 @@ class RenderedConversation:
                 text,
                 "Use a template that keeps an assistant's content.",
             )
-        self._messages += [stand_in(added, with_calls=renderer.calls_needed, name=PROBE), *added]
-        token_ids = renderer.template.tokenize(following)
-        return token_ids[1:] if end_of_turn_sampled else token_ids
+        return following
 
     def turn_text(self, turn: Message) -> str:
         """Return what would have to be sampled for `turn` to come next, marked, without the end of turn.

@@ -196,6 +196,25 @@ def test_calls_that_wait_get_a_thread_each_and_those_that_compute_do_not():
             assert most <= 8
 
 
+def test_quick_calls_share_a_thread_and_do_not_wait_for_one_that_turns_out_slow():
+    threads = EnvironmentThreads(16, timeout_s=30)
+    learn(threads, "quick", threading.get_ident)
+    for owner in range(64):
+        threads.start(owner, threading.get_ident, "quick")
+    assert len({o.value for o in collect_all(threads)}) == 1
+    slow = threading.Event()
+    threads.start("slow", slow.wait, "quick")
+    for owner in range(64):
+        threads.start(owner, threading.get_ident, "quick")
+    owners = set()
+    with takes_less_than(10):
+        while len(owners) < 64:
+            owners |= {o.owner for o in threads.collect(patience_s=0, wait_for_one=True)}
+    assert "slow" not in owners
+    slow.set()
+    assert [(o.owner, o.value) for o in collect_all(threads)] == [("slow", True)]
+
+
 def test_calls_queued_before_it_is_known_that_they_wait_are_not_kept_behind_each_other():
     threads = EnvironmentThreads(64, timeout_s=30)
     begun = time.monotonic()

@@ -165,6 +165,19 @@ def test_extending_a_copy_leaves_the_conversation_as_it_was(renderer):
     assert siblings[0].extend(CALL, [RESULT]) == siblings[1].extend(other, [RESULT]) == opening.extend(CALL, [RESULT])
 
 
+def test_siblings_with_the_same_answers_are_rendered_once(renderer, monkeypatch):
+    opening = renderer.conversation([QUESTION], TOOLS)
+    renders, render = [], renderer.render
+    monkeypatch.setattr(renderer, "render", lambda *args, **kwargs: renders.append(args) or render(*args, **kwargs))
+    for turns in ((CALL, CALL), (CALL, {"role": "assistant", "content": "something else"})):
+        sibling = opening.copy()
+        for turn in turns:
+            sibling.extend(turn, [RESULT])
+    assert len(renders) == 2, "one for each turn of the first"
+    opening.copy().extend(CALL, [{**RESULT, "content": "another answer"}])
+    assert len(renders) == 3
+
+
 def test_a_copy_renders_after_its_own_messages_alone():
     numbered = CHATML.replace("<tool_response>\n' +", "<tool_response>\n' + (loop.index | string) + ':' +")
     renderer = Renderer(make_tokenizer(numbered, specials=("<|im_start|>", "<|im_end|>")))
