@@ -35,8 +35,8 @@ a bare torch loop. Both sides of a row process the same tokens, in turn, in one 
 of three rounds counts on each side. The models have random weights, `tiny` 0.75M and `mid` 22.6M parameters, float32,
 on a CPU.
 
-In `multi-turn` the environment gives every turn the same answer: siblings then share what was rendered, which
-those of an environment whose answers differ do not.
+In `multi-turn` the environment costs nothing, and each of its answers depends on what the model said, so that siblings
+get different ones and each has its own rendered.
 
 | what | model | ratio | required | commit |
 |---|---|---|---|---|

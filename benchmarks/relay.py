@@ -1,8 +1,9 @@
-"""An environment that costs nothing: three turns, a fixed answer to each."""
+"""An environment that costs nothing: three turns, and an answer to each that depends on what was said."""
 
 from __future__ import annotations
 
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 
@@ -12,7 +13,7 @@ LAST_TURN = 3
 
 
 class RelayEnv(ConversationEnv):
-    """Answers any text with the same short message, `LAST_TURN` turns long."""
+    """Answers a text with its checksum, `LAST_TURN` turns long: siblings that differ get different answers."""
 
     def sample_task(self, rng: np.random.Generator) -> dict[str, Any]:
         """Draw a number, so that prompts differ."""
@@ -25,4 +26,4 @@ class RelayEnv(ConversationEnv):
     def respond(self, text: str) -> Reply:
         """Go on until the third turn."""
         last = self.turns == LAST_TURN
-        return Reply(() if last else "and then?", reward=float(len(text) % 2), terminated=last)
+        return Reply(() if last else f"{crc32(text.encode()):010d}", reward=float(len(text) % 2), terminated=last)

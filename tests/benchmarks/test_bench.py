@@ -138,3 +138,13 @@ def test_the_relay_takes_three_turns():
     env = RelayEnv()
     env.reset(seed=0)
     assert [env.step("text")[2] for _ in range(3)] == [False, False, True]
+
+
+def test_what_the_relay_answers_depends_on_what_was_said():
+    """Equal answers would be rendered once for all siblings, which is less work than its name says."""
+    env = RelayEnv()
+    answers = set()
+    for text in ("one", "two"):
+        env.reset(seed=0)
+        answers.add(env.step(text)[0][0]["content"])
+    assert len(answers) == 2
