@@ -2,7 +2,7 @@
 
 Whole processes are compared with mergekit's `linear` in a virtual environment of its own; the loop that reads, fuses,
 measures, hashes and writes is compared, in bytes per second, with `cp` of one checkpoint and `cat` of the other. All
-run in turn in one invocation, on files in memory where the machine has room (/dev/shm); the best of three rounds
+run in turn in one invocation, on files in memory where the machine has room (/dev/shm); the best of eight rounds
 counts. The two outputs must agree within one unit in the last place at the largest of both terms and their sum:
 mergekit divides by the sum of the weights, so that a float32 tie may round to the other side.
 """
@@ -29,7 +29,7 @@ from rejuvenation.blocks import row_blocks
 from rejuvenation.checkpoint import CheckpointReader
 from rejuvenation.report import Report
 
-ROUNDS = 3
+ROUNDS = 8
 ALPHA = 0.4
 MOST_OF_MERGEKIT = 1 / 3
 LEAST_OF_COPYING = 0.7
@@ -39,7 +39,7 @@ ABOUT = """# Fusion against mergekit and against copying
 Made by `make bench-fusion`: two checkpoints of noise in the shape of Qwen2.5-0.5B (bf16, tied), fusion alone with
 alpha {alpha}, float32 arithmetic. Whole process: seconds over those of mergekit {mergekit} (`linear`); ours hashes both
 inputs and the output and writes its report. Loop: bytes read and written per second over those of `cp` and `cat` on the
-same files. The best of three rounds counts on each side; the output differs from mergekit's by at most one unit in the
+same files. The best of eight rounds counts on each side; the output differs from mergekit's by at most one unit in the
 last place at max(|alpha sft|, |(1 - alpha) base|, |sum|).
 
 | what | ratio | required | commit |
