@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Generic, NamedTuple, TypeVar
 
 import torch
@@ -16,8 +18,12 @@ from rejuvenation.checkpoint import TensorEntry
 BLOCK_BYTES = 1 << 20
 """Stored size of a block at most, where a row is not larger: its float32 copies then stay in a core's cache, and
 memory does not grow with the tensor."""
+TAKEN_AHEAD = 8
+"""Blocks taken before they are computed, at most: those that are hashed when they are taken are then still in a cache
+that cores share."""
 
 Result = TypeVar("Result")
+Step = Callable[[], None]
 
 
 class Block(NamedTuple):
@@ -61,7 +67,7 @@ class Workspace(threading.local, Buffers):
 
 
 def ahead(threads: int) -> int:
-    """Blocks under way at once: two for each thread, so that none waits for the one that uses the results."""
+    """Blocks whose results are under way at once: two for each thread, so that none waits for those to be used."""
     return max(4, 2 * threads)
 
 
@@ -129,15 +135,14 @@ def in_order(
 ) -> None:
     """Apply `compute` to blocks side by side, and `use` to the results one at a time, in the order of the blocks.
 
-    The threads that compute also use what is ready, whichever is free: a thread for that alone would have every result
-    wait for the system to switch to it, on a machine whose cores all compute.
+    Blocks, too, are taken from their iterator one at a time, by one of the threads.
 
     Raises:
-        BaseException: what `compute` or `use` raised first; the other threads end with the block at hand.
+        BaseException: what was raised first; the other threads end with the step at hand.
     """
     line = _Line(compute, use, blocks, ahead(pool.count))
     try:
-        for future in [pool.submit(line.work) for _ in range(pool.count)]:
+        for future in [pool.submit(line.work, first=number == 0) for number in range(pool.count)]:
             future.result()
     except BaseException as error:
         line.fail(error)
@@ -147,7 +152,12 @@ def in_order(
 
 
 class _Line(Generic[Result]):
-    """Blocks between `compute` and `use`; see `in_order`."""
+    """Blocks between `compute` and `use`; see `in_order`.
+
+    One thread takes blocks and uses results as long as there is something to take or use, the others compute: linear
+    fusion on two cores takes less processor time so than when each thread does all in turn. Each helps with the rest
+    when its own work runs out.
+    """
 
     def __init__(
         self,
@@ -159,20 +169,25 @@ class _Line(Generic[Result]):
         self.compute, self.use, self.most = compute, use, most
         self.failure: BaseException | None = None
         self._blocks = iter(blocks)
+        self._taken: deque[Block] = deque()
         self._computed: dict[int, Result] = {}
         self._begun = self._used = 0
-        self._using = False
-        self._beginning, self._changed = threading.Lock(), threading.Condition()
+        """Blocks that are or were computed, and results used."""
+        self._taking = self._ended = self._using = False
+        self._changed = threading.Condition()
 
-    def work(self) -> None:
-        """Compute and use until all is used, or something failed."""
+    def work(self, *, first: bool) -> None:
+        """Take, compute and use until all is used, or something failed.
+
+        Args:
+            first: whether this is the thread that computes only where there is nothing else to do.
+        """
+        claims = (self._claim_use, self._claim_take, self._claim_compute)
+        if not first:
+            claims = (self._claim_compute, self._claim_use, self._claim_take)
         try:
-            while (begun := self._begin()) is not None:
-                number, block = begun
-                result = self.compute(block)
-                with self._changed:
-                    self._computed[number] = result
-                self._use_ready()
+            while (step := self._next(claims)) is not None:
+                step()
         except BaseException as error:
             self.fail(error)
 
@@ -182,30 +197,53 @@ class _Line(Generic[Result]):
             self.failure = self.failure or error
             self._changed.notify_all()
 
-    def _begin(self) -> tuple[int, Block] | None:
-        """The next block with its number, once few enough are under way."""
-        with self._beginning:
-            with self._changed:
-                while self._begun - self._used >= self.most and self.failure is None:
-                    self._changed.wait()
-            block = None if self.failure is not None else next(self._blocks, None)
-            if block is None:
-                return None
-            self._begun += 1
-            return self._begun - 1, block
+    def _next(self, claims: Sequence[Callable[[], Step | None]]) -> Step | None:
+        """The first step that can be claimed, once there is one; None at the end."""
+        with self._changed:
+            while self.failure is None and not (self._ended and self._used == self._begun and not self._taken):
+                for claim in claims:
+                    if (step := claim()) is not None:
+                        return step
+                self._changed.wait()
+            return None
 
-    def _use_ready(self) -> None:
-        """Use what comes next as long as it is there, unless another thread is at it: that one will see it."""
-        mine = False
-        while True:
-            with self._changed:
-                if mine:
-                    self._used += 1
-                    self._changed.notify_all()
-                elif self._using:
-                    return
-                mine = self._using = self.failure is None and self._used in self._computed
-                if not mine:
-                    return
-                result = self._computed.pop(self._used)
-            self.use(result)
+    def _claim_take(self) -> Step | None:
+        if self._taking or self._ended or len(self._taken) >= TAKEN_AHEAD:
+            return None
+        self._taking = True
+        return self._take
+
+    def _claim_compute(self) -> Step | None:
+        if not self._taken or self._begun - self._used >= self.most:
+            return None
+        self._begun += 1
+        return partial(self._compute, self._begun - 1, self._taken.popleft())
+
+    def _claim_use(self) -> Step | None:
+        if self._using or self._used not in self._computed:
+            return None
+        self._using = True
+        return partial(self._use, self._computed.pop(self._used))
+
+    def _take(self) -> None:
+        block = next(self._blocks, None)
+        with self._changed:
+            self._taking = False
+            if block is None:
+                self._ended = True
+            else:
+                self._taken.append(block)
+            self._changed.notify_all()
+
+    def _compute(self, number: int, block: Block) -> None:
+        result = self.compute(block)
+        with self._changed:
+            self._computed[number] = result
+            self._changed.notify_all()
+
+    def _use(self, result: Result) -> None:
+        self.use(result)
+        with self._changed:
+            self._using = False
+            self._used += 1
+            self._changed.notify_all()

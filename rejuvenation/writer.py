@@ -152,7 +152,7 @@ class ShardWriter:
         write_all(descriptor, memoryview(shard.header))
 
     def blocks(self) -> Iterator[Block]:
-        """The blocks in order, each hashed just before: that brings it from memory faster than arithmetic does."""
+        """The blocks in order, each hashed when it is taken: that brings it from memory faster than arithmetic does."""
         for block in blocks_of(self.entries):
             for reader in self.hashed:
                 self.digests[reader.role].update(reader.row_bytes(*block))

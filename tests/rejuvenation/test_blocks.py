@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from rejuvenation.blocks import Block, ahead, in_order, workers
+from rejuvenation.blocks import TAKEN_AHEAD, Block, ahead, in_order, workers
 
 BLOCKS = [Block("weight", number, number + 1) for number in range(40)]
 
@@ -49,6 +49,50 @@ def test_computing_goes_on_while_a_result_is_used_but_not_far_ahead() -> None:
     with workers(2) as pool:
         in_order(pool, compute, use, BLOCKS)
     assert len(begun) == len(BLOCKS)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_blocks_are_taken_one_at_a_time_and_not_far_ahead(threads: int) -> None:
+    taken, most = 0, 0
+    taking = threading.Lock()
+    used: list[int] = []
+
+    def blocks():
+        nonlocal taken, most
+        for block in BLOCKS:
+            assert taking.acquire(blocking=False), "two threads take blocks at once"
+            taken += 1
+            most = max(most, taken - len(used))
+            time.sleep(0.0005)
+            taking.release()
+            yield block
+
+    with workers(threads) as pool:
+        in_order(pool, uneven, used.append, blocks())
+    assert used == list(range(40))
+    assert most <= TAKEN_AHEAD + ahead(threads)
+
+
+def test_one_thread_goes_on_taking_blocks_while_the_other_computes() -> None:
+    taken = 0
+    enough = threading.Event()
+
+    def blocks():
+        nonlocal taken
+        for block in BLOCKS:
+            taken += 1
+            if taken == TAKEN_AHEAD:
+                enough.set()
+            yield block
+
+    def compute(block: Block) -> int:
+        assert enough.wait(10), "the thread that takes blocks computes one instead"
+        return block.start
+
+    used: list[int] = []
+    with workers(2) as pool:
+        in_order(pool, compute, used.append, blocks())
+    assert used == list(range(40))
 
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
