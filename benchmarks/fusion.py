@@ -3,8 +3,10 @@
 Whole processes are compared with mergekit's `linear` in a virtual environment of its own; the loop that reads, fuses,
 measures, hashes and writes is compared, in bytes per second, with `cp` of one checkpoint and `cat` of the other. All
 run in turn in one invocation, on files in memory where the machine has room (/dev/shm); the best of eight rounds
-counts. The two outputs must agree within one unit in the last place at the largest of both terms and their sum:
-mergekit divides by the sum of the weights, so that a float32 tie may round to the other side.
+counts. Loop and copy start as soon as their last output is deleted, and run twice in a row: a virtual machine may hand
+memory that was free for seconds back to its host, and writing there takes several times as long. The two outputs must
+agree within one unit in the last place at the largest of both terms and their sum: mergekit divides by the sum of the
+weights, so that a float32 tie may round to the other side.
 """
 
 from __future__ import annotations
@@ -39,8 +41,10 @@ ABOUT = """# Fusion against mergekit and against copying
 Made by `make bench-fusion`: two checkpoints of noise in the shape of Qwen2.5-0.5B (bf16, tied), fusion alone with
 alpha {alpha}, float32 arithmetic. Whole process: seconds over those of mergekit {mergekit} (`linear`); ours hashes both
 inputs and the output and writes its report. Loop: bytes read and written per second over those of `cp` and `cat` on the
-same files. The best of eight rounds counts on each side; the output differs from mergekit's by at most one unit in the
-last place at max(|alpha sft|, |(1 - alpha) base|, |sum|).
+same files; each starts as soon as its last output is deleted, twice in a row. The loop inside the whole process starts
+seconds after a deletion, when a virtual machine may have handed that memory back to its host: its figure says how the
+machine is, too. The best of eight rounds counts on each side; the output differs from mergekit's by at most one unit in
+the last place at max(|alpha sft|, |(1 - alpha) base|, |sum|).
 
 | what | ratio | required | commit |
 |---|---|---|---|
@@ -59,7 +63,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir=folder) as name:
         result = measure(Path(name), options.mergekit)
     save(result, options.output)
-    missed = [what for what, (ratio, required, most) in rows(result).items() if (ratio > required) == most]
+    missed = [what for what, row in rows(result).items() if not holds(*row)]
     if missed:
         raise SystemExit("not as required: " + ", ".join(missed))
 
@@ -81,17 +85,24 @@ def measure(folder: Path, mergekit: Path) -> dict[str, Any]:
             }
         )
     )
-    ours, theirs, copied = folder / "ours", folder / "theirs", folder / "copied"
+    ours, theirs, copied, looped = (folder / name for name in ("ours", "theirs", "copied", "looped"))
     transform = [sys.executable, "-m", "rejuvenation", "transform", "--base", base, "--sft", sft, "--out", ours]
-    seconds: dict[str, list[float]] = {"ours": [], "loop": [], "mergekit": [], "copy": []}
+    loop = [sys.executable, "-m", "benchmarks.fusion_loop", base, sft, looped, ALPHA]
+    sides = ("ours", "loop in ours", "loop", "mergekit", "copy")
+    seconds: dict[str, list[float]] = {side: [] for side in sides}
     for _ in range(1 + ROUNDS):
-        for path in (ours, theirs, copied):
+        for path in (ours, theirs):
             shutil.rmtree(path, ignore_errors=True)
-        seconds["copy"].append(timed(f"cp -r {sft} {copied} && cat {base}/*.safetensors > /dev/null"))
-        seconds["ours"].append(timed([*transform, "--steps", "fusion.linear", "--alpha", ALPHA]))
-        seconds["loop"].append(Report.load(ours).seconds["write"])
+        copies = []
+        for _ in range(2):
+            shutil.rmtree(copied, ignore_errors=True)
+            copies.append(timed(f"cp -r {sft} {copied} && cat {base}/*.safetensors > /dev/null")[0])
+        seconds["copy"].append(min(copies))
+        seconds["loop"].append(min(map(float, timed(loop)[1].split())))
+        seconds["ours"].append(timed([*transform, "--steps", "fusion.linear", "--alpha", ALPHA])[0])
+        seconds["loop in ours"].append(Report.load(ours).seconds["write"])
         arguments = [mergekit / "bin/mergekit-yaml", recipe, theirs, "--no-copy-tokenizer", "--no-lazy-unpickle"]
-        seconds["mergekit"].append(timed([*arguments, "--out-shard-size", "5B"]))
+        seconds["mergekit"].append(timed([*arguments, "--out-shard-size", "5B"])[0])
     compare(base, sft, ours, theirs)
     version = subprocess.run(
         [mergekit / "bin/python", "-c", "from importlib.metadata import version; print(version('mergekit'))"],
@@ -103,14 +114,15 @@ def measure(folder: Path, mergekit: Path) -> dict[str, Any]:
         "rounds": seconds,
         "whole process": best["ours"] / best["mergekit"],
         "loop": best["copy"] / best["loop"],
+        "loop in the whole process": best["copy"] / best["loop in ours"],
         "mergekit": version,
         "threads": len(os.sched_getaffinity(0)),
         "commit": versions()["git"] or "unknown",
     }
 
 
-def timed(command: Any) -> float:
-    """Seconds that a command takes, its start included."""
+def timed(command: Any) -> tuple[float, str]:
+    """Seconds that a command takes, its start included, and what it prints."""
     shell = isinstance(command, str)
     start = time.perf_counter()
     done = subprocess.run(
@@ -119,7 +131,7 @@ def timed(command: Any) -> float:
     seconds = time.perf_counter() - start
     if done.returncode:
         raise SystemExit(f"{command} failed:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")
-    return seconds
+    return seconds, done.stdout
 
 
 def compare(base_dir: Path, sft_dir: Path, ours_dir: Path, theirs_dir: Path) -> None:
@@ -137,21 +149,27 @@ def compare(base_dir: Path, sft_dir: Path, ours_dir: Path, theirs_dir: Path) -> 
                 raise SystemExit(f"{name}: the two outputs differ by more than one unit in the last place")
 
 
-def rows(result: dict[str, Any]) -> dict[str, tuple[float, float, bool]]:
-    """What -> ratio, bound, whether it is the most allowed."""
+def rows(result: dict[str, Any]) -> dict[str, tuple[float, float | None, bool]]:
+    """What -> ratio, bound if there is one, whether it is the most allowed."""
     return {
         "whole process, seconds over mergekit's": (result["whole process"], MOST_OF_MERGEKIT, True),
         "loop, bytes per second over cp and cat": (result["loop"], LEAST_OF_COPYING, False),
+        "the loop inside the whole process, likewise": (result["loop in the whole process"], None, False),
     }
+
+
+def holds(ratio: float, bound: float | None, most: bool) -> bool:
+    """Whether a ratio is as required."""
+    return bound is None or (ratio <= bound if most else ratio >= bound)
 
 
 def save(result: dict[str, Any], path: Path) -> None:
     """Write the result as JSON and its ratios as a table beside it, and print them."""
     lines = []
     for what, (ratio, bound, most) in rows(result).items():
-        required = f"{'at most' if most else 'at least'} {bound:.2f}"
-        print(f"{what}: {ratio:.2f} ({required})")
-        held = "" if (ratio <= bound) == most else ", missed"
+        required = "" if bound is None else f"{'at most' if most else 'at least'} {bound:.2f}"
+        print(f"{what}: {ratio:.2f}" + (f" ({required})" if required else ""))
+        held = "" if holds(ratio, bound, most) else ", missed"
         lines.append(f"| {what} | {ratio:.2f} | {required}{held} | {short(result['commit'])} |\n")
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomic(path, json.dumps(result, indent=1) + "\n")
