@@ -13,6 +13,7 @@ from pathlib import Path
 from rich.console import Console as RichConsole
 
 from examples.arms import ARMS, arm_config, run_arm
+from examples.ctrl_c import until_ctrl_c
 from orchestrator.compare import Arm, plot
 from orchestrator.console import Console
 from orchestrator.evaluation_table import LEGEND, table
@@ -90,4 +91,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    until_ctrl_c(main, "The next `make demo` starts afresh, in a new folder.")

@@ -18,6 +18,7 @@ from rich.console import Console as RichConsole
 
 from configs.run import RunConfig
 from examples.arms import ARMS, BUILT, arm_config, is_finished, run_arm
+from examples.ctrl_c import until_ctrl_c
 from examples.toy.ladder import ensure_rung
 from orchestrator.bootstrap import Interval, interval
 from orchestrator.compare import Arm, change, plot
@@ -194,4 +195,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    until_ctrl_c(main, "The same command goes on with what is missing.")

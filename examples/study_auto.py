@@ -21,6 +21,7 @@ from rich.console import Console as RichConsole
 
 from configs.run import RunConfig
 from examples.arms import arm_config, is_finished, run_arm
+from examples.ctrl_c import until_ctrl_c
 from examples.study import made_by, matrices
 from examples.toy.ladder import Ladder, Rung, ensure_rung
 from orchestrator.bootstrap import interval
@@ -309,4 +310,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    until_ctrl_c(main, "The same command goes on with what is missing.")
