@@ -1,4 +1,4 @@
-"""Ctrl-C at a program of examples: one sentence instead of a traceback."""
+"""Ctrl-C at a program of examples, once its imports are done: one sentence instead of a traceback."""
 
 from __future__ import annotations
 

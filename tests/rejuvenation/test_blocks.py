@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+import signal
 import threading
 import time
 
@@ -121,6 +123,17 @@ def test_an_error_ends_all_threads_and_is_raised(threads: int, place: str) -> No
     assert used == list(range(len(used))), "in order, nothing after the error"
     assert len(used) <= 10 or place == "blocks"
     assert torch.get_num_threads() >= 1
+
+
+@pytest.mark.parametrize("threads", [1, 2, 5])
+def test_ctrl_c_ends_all_threads(threads: int) -> None:
+    def use(result: int) -> None:
+        if result == 20:
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
+
+    endless = (Block("weight", number, number + 1) for number in itertools.count())
+    with pytest.raises(KeyboardInterrupt), workers(threads) as pool:
+        in_order(pool, uneven, use, endless)
 
 
 def test_no_blocks_are_no_work() -> None:
