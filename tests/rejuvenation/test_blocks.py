@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import itertools
 import signal
 import threading
 import time
@@ -127,13 +126,21 @@ def test_an_error_ends_all_threads_and_is_raised(threads: int, place: str) -> No
 
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_ctrl_c_ends_all_threads(threads: int) -> None:
+    used: list[int] = []
+
     def use(result: int) -> None:
+        used.append(result)
         if result == 20:
             signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
 
-    endless = (Block("weight", number, number + 1) for number in itertools.count())
-    with pytest.raises(KeyboardInterrupt), workers(threads) as pool:
-        in_order(pool, uneven, use, endless)
+    many = [Block("weight", number, number + 1) for number in range(2000)]
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background ignores it
+    try:
+        with pytest.raises(KeyboardInterrupt), workers(threads) as pool:
+            in_order(pool, uneven, use, many)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert len(used) < len(many)
 
 
 def test_no_blocks_are_no_work() -> None:
