@@ -44,7 +44,7 @@ inputs and the output and writes its report. Loop: bytes read and written per se
 same files; each starts as soon as its last output is deleted, twice in a row (the loop in one process, whose start does
 not count). The loop inside the whole process starts seconds after a deletion, when a virtual machine may have handed
 that memory back to its host: its figure says how the machine is, too. It matters as well whether the two cores share a
-cache, which changes where a virtual machine is moved: without one the loop takes about a fifth longer. The best of
+cache, which changes where a virtual machine is moved: without one the loop takes longer. The best of
 eight rounds counts on each side; the output differs from mergekit's by at most one unit in the last place at
 max(|alpha sft|, |(1 - alpha) base|, |sum|).
 
