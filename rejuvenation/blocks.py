@@ -18,8 +18,8 @@ BLOCK_BYTES = 1 << 20
 """Stored size of a block at most, where a row is not larger: its float32 copies then stay in a core's cache, and
 memory does not grow with the tensor."""
 TAKEN_AHEAD = 16
-"""Blocks taken before they are computed, at most: enough that the thread which takes blocks and uses results seldom has
-to compute too. Linear fusion on two cores is slower with 2, 4 and 8, and no faster with 32 and 64."""
+"""Blocks taken before they are computed, at most: so many that the thread which takes blocks and uses results seldom
+has to compute too."""
 
 Result = TypeVar("Result")
 Step = Callable[[], None]
@@ -153,9 +153,8 @@ def in_order(
 class _Line(Generic[Result]):
     """Blocks between `compute` and `use`; see `in_order`.
 
-    One thread takes blocks and uses results as long as there is something to take or use, the others compute: linear
-    fusion on two cores takes less processor time so than when each thread does all in turn. Each helps with the rest
-    when its own work runs out.
+    One thread takes blocks and uses results as long as there is something to take or use, the others compute. Each
+    helps with the rest when its own work runs out.
     """
 
     def __init__(
